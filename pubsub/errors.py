@@ -1,10 +1,10 @@
 """What can go wrong in the library, one class per reaction of the caller.
 
-    fix your code        BadKey, BadName, TopicMismatch, EncodeFailed, NotOpen
-    try again later      PublishFailed (the disk refused; the previous record still stands)
-    give up the table    TableHeld (another live process publishes it)
-    report, go on        BadRecord (a record that cannot be read; the last good value stays)
-    tell the operator    WatchFailed (inotify refuses; the slow re-list carries on)
+fix your code        BadKey, BadName, TopicMismatch, EncodeFailed, NotOpen
+try again later      PublishFailed (the disk refused; the previous record still stands)
+give up the table    TableHeld (another live process publishes it)
+report, go on        BadRecord (a record that cannot be read; the last good value stays)
+tell the operator    WatchFailed (inotify refuses; the slow re-list carries on)
 """
 
 from __future__ import annotations

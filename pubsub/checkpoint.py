@@ -1,0 +1,200 @@
+"""The files of one table as its publisher writes them.
+
+    <table>/<key>.json        the records, each put in place whole by a rename
+    <table>/<key>.json.bak    persistent tables: the value before (EVE 2026's way)
+    <table>/restarted         the restart counter, a decimal number
+    <table>/.staging/         where the next record is written; not watched by anybody
+    <table>/.lock             held while the publisher lives
+    <table>/.quarantine/      files found in a held table that are no record of its publisher
+
+A publish is: write .staging/record, rename it over <key>.json. The rename is the one event that
+subscribers get. Dying anywhere before it leaves the old record, dying after it the new one. A persistent table also
+flushes the content before the rename and the directory behind it, so the name is on the disk when write() returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from pillar.pubsub import lock
+from pillar.pubsub.errors import BadRecord
+from pillar.pubsub.names import QUARANTINE, RESTARTED, STAGING, SUFFIX, Table, key_of
+from pillar.pubsub.records import read_file
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_RECORD = "record"  # one publisher, one thread: one staging file is enough
+_BACKUP = "backup"
+_BAK = ".bak"
+
+
+class Checkpoint:
+    """A table's directory, opened and locked. Methods raise OSError when the file system refuses.
+
+    Raises TableHeld when another process publishes the table.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self._directory = self._staging = self._lock = -1
+        try:
+            self._directory = _make_directory(table)
+            self._lock = lock.acquire(self._directory, table.name)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(STAGING, 0o700, dir_fd=self._directory)
+            self._staging = os.open(STAGING, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._directory)
+            self._sweep()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Free the lock and the descriptors; the files stay."""
+        for fd in (self._staging, self._directory, self._lock):
+            if fd != -1:
+                os.close(fd)
+        self._directory = self._staging = self._lock = -1
+
+    def stands_at_its_path(self) -> bool:
+        """Whether the table's path still leads to this directory."""
+        try:
+            return os.path.samestat(os.stat(self.table.path), os.fstat(self._directory))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def recorded_keys(self) -> Iterator[str]:
+        """The keys that have a file, or in a persistent table a backup, in no order."""
+        found = set()
+        for name in os.listdir(self._directory):
+            key = key_of(name.removesuffix(_BAK) if self.table.persistent else name)
+            if key is not None and key not in found:
+                found.add(key)
+                yield key
+
+    def read(self, key: str) -> bytes | None:
+        """A record's bytes as they stand, None when there is no file. Raises BadRecord."""
+        return read_file(self._directory, key + SUFFIX)
+
+    def read_backup(self, key: str) -> bytes | None:
+        """The bytes before the last change, None when there are none. Raises BadRecord."""
+        return read_file(self._directory, key + SUFFIX + _BAK)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put a record in place. In a persistent table it is on the disk when this returns."""
+        name = key + SUFFIX
+        durable = self.table.persistent
+        self._stage(data, flush=durable)
+        if durable:
+            self._back_up(name)
+        os.rename(_RECORD, name, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+        if durable:
+            os.fsync(self._directory)
+
+    def remove(self, key: str) -> None:
+        """Take a record away; a file that is gone already is fine.
+
+        A persistent table's backup goes first, and is gone on the disk too before the record is touched:
+        else a power cut could keep only the backup, and the next start would take it for the record.
+        """
+        if self.table.persistent:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(key + SUFFIX + _BAK, dir_fd=self._directory)
+                os.fsync(self._directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(key + SUFFIX, dir_fd=self._directory)
+        if self.table.persistent:
+            os.fsync(self._directory)
+
+    def quarantine(self, name: str) -> str:
+        """Move a file that is no record of ours out of the table; returns where it went, below the table."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(QUARANTINE, 0o700, dir_fd=self._directory)
+        target = f"{QUARANTINE}/{name}"
+        os.rename(name, target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        return target
+
+    def read_restarted(self) -> int:
+        """The restart counter; 0 when it was never signalled or is cleared."""
+        return read_restarted(self._directory)
+
+    def write_restarted(self, counter: int) -> None:
+        """Set the restart counter, 0 removes the file."""
+        if counter == 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(RESTARTED, dir_fd=self._directory)
+        else:
+            self._stage(str(counter).encode(), flush=self.table.persistent)
+            os.rename(_RECORD, RESTARTED, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+        if self.table.persistent:
+            os.fsync(self._directory)
+
+    def _stage(self, data: bytes, *, flush: bool) -> None:
+        fd = os.open(_RECORD, _NEW_FILE, 0o600, dir_fd=self._staging)
+        try:
+            written = os.write(fd, data)
+            while written < len(data):  # a nearly full disk takes what it can before it says ENOSPC
+                written += os.write(fd, data[written:])
+            if flush:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _back_up(self, name: str) -> None:
+        """Keep the present value as `.bak`: a second name for the same, already flushed, inode."""
+        try:
+            os.link(name, _BACKUP, src_dir_fd=self._directory, dst_dir_fd=self._staging)
+        except FileNotFoundError:
+            return  # the first value of this key
+        except FileExistsError:
+            # rename(2) between two names of one inode does nothing and leaves both: after a kill between the
+            # two renames of a publish, the next backup is such a case.
+            os.unlink(_BACKUP, dir_fd=self._staging)
+            os.link(name, _BACKUP, src_dir_fd=self._directory, dst_dir_fd=self._staging)
+        os.rename(_BACKUP, name + _BAK, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+
+    def _sweep(self) -> None:
+        """Remove what a killed publisher left in the staging directory. Only the lock's holder may."""
+        for name in os.listdir(self._staging):
+            os.unlink(name, dir_fd=self._staging)
+
+
+def read_restarted(directory: int) -> int:
+    """The restart counter of the table in this open directory.
+
+    EVE reads garbage as 1 when it loads and as 0 when it watches; here it is 1 in both: the file itself is the signal.
+    """
+    try:
+        text = read_file(directory, RESTARTED, limit=64)
+    except BadRecord:
+        return 1
+    if text is None:
+        return 0
+    return int(text) if text.strip().isdigit() else 1
+
+
+def _make_directory(table: Table) -> int:
+    """Open the table's directory, making what is missing on the way: shared levels 0755, the agent's own 0700."""
+    made = []
+    path = table.root
+    os.makedirs(path, exist_ok=True)
+    for part, mode in [(p, 0o755) for p in os.path.relpath(table.base, table.root).split("/")] + [
+        (p, 0o700) for p in table.name.split("/")
+    ]:
+        parent, path = path, os.path.join(path, part)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode)
+            made.append(parent)
+    if table.persistent:
+        for parent in made:  # a new directory's name must be as durable as what will be published in it
+            _flush_directory(parent)
+    return os.open(table.path, _DIRECTORY)
+
+
+def _flush_directory(path: str) -> None:
+    fd = os.open(path, _DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

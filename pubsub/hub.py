@@ -1,0 +1,270 @@
+"""PubSub: a process's tables, and the one place where its events are waited for.
+
+    with PubSub(root, "hello") as pubsub:
+        greetings = pubsub.publication(Greeting)
+        greetings.publish("world", Greeting(text="hi"))
+
+    for change in PubSub(root).subscription("hello", Greeting):
+        print(change.kind, change.key, change.new)
+
+There is no thread: handlers run inside `wait`, `process` or `run`, on the caller's thread, one at a time. Another loop
+(selectors, asyncio, an agent's own) watches `fileno()`, calls `process()` when it is readable or `timeout()` is over.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import msgspec
+
+from pillar.pubsub.codec import decode as decode_record
+from pillar.pubsub.errors import BadRecord
+from pillar.pubsub.inotify import Inotify
+from pillar.pubsub.names import table as name_table
+from pillar.pubsub.publication import Publication
+from pillar.pubsub.records import MAX_RECORD_BYTES
+from pillar.pubsub.subscription import Handlers, Subscription
+
+T = TypeVar("T")
+
+# EVE re-lists every 3 to 10 minutes, at random so that the agents of a device do not do it together.
+RELIST_SECONDS = (180.0, 600.0)
+RETRY_SECONDS = 1.0  # after an error of the machine (no descriptors, a failing disk)
+_SLICE = 64  # names looked at before the next subscription has its turn
+
+
+class PubSub:
+    """The tables that one process publishes and follows, below one root directory.
+
+    `root` is where `/run` and `/persist` stand; `agent` is who publishes here (may stay empty for a mere reader, or to
+    publish global tables); `relist_seconds` is the range of the slow re-list, the seat belt for what gives no event;
+    records above `max_record_bytes` are refused by readers.
+    Raises WatchFailed when the kernel grants no inotify descriptor.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] = "/",
+        agent: str = "",
+        *,
+        relist_seconds: tuple[float, float] = RELIST_SECONDS,
+        max_record_bytes: int = MAX_RECORD_BYTES,
+    ) -> None:
+        self.root = os.path.abspath(root)
+        self.agent = agent
+        self.max_record_bytes = max_record_bytes
+        os.makedirs(self.root, exist_ok=True)
+        self._relist_seconds = relist_seconds
+        self._publications: list[Publication[Any]] = []
+        self._subscriptions: list[Subscription[Any]] = []
+        self._inotify = Inotify()
+        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.epoll()
+        self._poll.register(self._inotify.fileno(), select.EPOLLIN)
+        # The kernel tells of a changed mount table by a priority event, for every process's own view of it.
+        self._poll.register(self._mounts, select.EPOLLPRI)
+        self._next_relist = self._draw_relist()
+        self._closed = False
+
+    # Opening tables.
+
+    def publication(
+        self, record_type: type[T], *, scope: str = "", persistent: bool = False, agent: str | None = None
+    ) -> Publication[T]:
+        """Publish the table of this type's topic, loading what is there.
+
+        `agent` is for the empty agent, "": the global table of that topic; left out, it is this PubSub's own.
+        Raises BadName, and TableHeld with the pid of the process that publishes it already.
+        """
+        owner = self.agent if agent is None else agent
+        table = name_table(self.root, owner, scope, record_type.__name__, persistent=persistent)
+        publication = Publication(table, record_type, self._inotify, self._publications.remove)
+        self._publications.append(publication)
+        return publication
+
+    @overload
+    def subscription(
+        self,
+        agent: str,
+        record_type: type[T],
+        *,
+        scope: str = ...,
+        persistent: bool = ...,
+        create: Callable[[str, T], None] | None = ...,
+        modify: Callable[[str, T, T], None] | None = ...,
+        delete: Callable[[str, T], None] | None = ...,
+        synchronized: Callable[[], None] | None = ...,
+        restarted: Callable[[int], None] | None = ...,
+    ) -> Subscription[T]: ...
+
+    @overload
+    def subscription(
+        self,
+        agent: str,
+        record_type: None,
+        *,
+        topic: str,
+        scope: str = ...,
+        persistent: bool = ...,
+        create: Callable[[str, dict[str, Any]], None] | None = ...,
+        modify: Callable[[str, dict[str, Any], dict[str, Any]], None] | None = ...,
+        delete: Callable[[str, dict[str, Any]], None] | None = ...,
+        synchronized: Callable[[], None] | None = ...,
+        restarted: Callable[[int], None] | None = ...,
+    ) -> Subscription[dict[str, Any]]: ...
+
+    def subscription(
+        self,
+        agent: str,
+        record_type: type[Any] | None,
+        *,
+        topic: str = "",
+        scope: str = "",
+        persistent: bool = False,
+        create: Callable[[str, Any], None] | None = None,
+        modify: Callable[[str, Any, Any], None] | None = None,
+        delete: Callable[[str, Any], None] | None = None,
+        synchronized: Callable[[], None] | None = None,
+        restarted: Callable[[int], None] | None = None,
+    ) -> Subscription[Any]:
+        """Follow the table of `agent` (the empty agent: the global table) that holds this type's topic.
+
+        Nothing is called from here: the first load and all that follows come through `wait`, `process` or
+        `run`, or by iterating over the result. Per key: `create(key, new)` once per observed life,
+        `modify(key, new, old)` only when the value differs, `delete(key, last)`. `synchronized()` comes once, after
+        the first complete load, and `restarted(counter)` after everything that was published before it.
+        A handler that raises is logged; the others go on. A table that does not exist yet is waited for; a
+        reader creates nothing.
+
+        With `record_type` None and a `topic`, records come as plain JSON objects. Raises BadName.
+        """
+        if record_type is None:
+            decode: Callable[[bytes], Any] = _decode_object
+        else:
+            topic = record_type.__name__
+
+            def decode(data: bytes) -> Any:
+                return decode_record(record_type, data)
+
+        table = name_table(self.root, agent, scope, topic, persistent=persistent)
+        handlers = Handlers(create, modify, delete, synchronized, restarted)
+        subscription = Subscription(table, decode, self._inotify, self, handlers)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    # Driving them.
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `process` has something to do."""
+        return self._poll.fileno()
+
+    def timeout(self) -> float:
+        """Seconds until `process` wants to be called although nothing happened; 0 when it has work left."""
+        if self._has_work():
+            return 0.0
+        return max(0.0, self._next_relist - time.monotonic())
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for something to happen, for at most `timeout` seconds, and handle all of it."""
+        limit = self.timeout()
+        if timeout is not None:
+            limit = min(limit, timeout)
+        if limit > 0:
+            self._poll.poll(limit)
+        while self.process():
+            pass
+
+    def run(self) -> None:
+        """Wait and handle for ever."""
+        while True:
+            self.wait()
+
+    def process(self, budget: float = 0.05) -> bool:
+        """Handle what has happened, for about `budget` seconds; returns True when there is more.
+
+        Only one handler at a time is run, and none is cut short: a slow handler makes this longer.
+        """
+        deadline = time.monotonic() + budget
+        self._take_notes()
+        for publication in self._publications:
+            if publication.needs_repair:
+                publication.repair()
+        while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
+            for subscription in busy:
+                subscription.work(_SLICE)
+            if time.monotonic() >= deadline:
+                break
+            self._take_notes()
+        return self._has_work()
+
+    def forget(self, subscription: Subscription[Any]) -> None:
+        """Drop a closed subscription."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def close(self) -> None:
+        """Close everything; published records stay. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        for opened in self._opened():
+            opened.close()
+        self._poll.close()
+        os.close(self._mounts)
+        self._inotify.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _opened(self) -> list[Publication[Any] | Subscription[Any]]:
+        return [*self._publications, *self._subscriptions]
+
+    def _take_notes(self) -> None:
+        """Read the events; they only say which names and tables to look at."""
+        if any(fd == self._mounts for fd, _ in self._poll.poll(0)):
+            for opened in self._opened():
+                opened.check_place()
+        self._inotify.dispatch()
+        if time.monotonic() >= self._next_relist:
+            self._relist()
+        counted = [subscription for subscription in self._subscriptions if subscription.prepare()]
+        if counted:
+            self._inotify.dispatch()
+            for subscription in counted:
+                subscription.place_mark()
+
+    def _relist(self) -> None:
+        """The slow re-list: finds what gave no event."""
+        for subscription in self._subscriptions:
+            subscription.retry = False
+            subscription.list_again()
+        for publication in self._publications:
+            publication.repair(everything=True)
+        self._next_relist = self._draw_relist()
+
+    def _draw_relist(self) -> float:
+        return time.monotonic() + random.uniform(*self._relist_seconds)
+
+    def _has_work(self) -> bool:
+        return any(subscription.has_work for subscription in self._subscriptions)
+
+
+def _decode_object(data: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise BadRecord(str(err)) from err
+    if not isinstance(value, dict):
+        raise BadRecord("is JSON, but no object")
+    return value

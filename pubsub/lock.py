@@ -1,0 +1,50 @@
+"""One publisher per table: a kernel lock on `<table>/.lock`.
+
+flock(2) belongs to the open file description: it is free at once when the holder dies, however it dies, and
+needs no clean-up. The file holds the holder's pid in decimal for people and for the error message;
+/proc/locks would not do, it is empty from another pid namespace.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from pillar.pubsub.errors import TableHeld
+from pillar.pubsub.names import LOCK
+
+
+def acquire(directory: int, table: str) -> int:
+    """Take the lock of the table in this open directory; returns the descriptor that holds it.
+
+    Closing the descriptor, or the end of the process, frees it. It is CLOEXEC: a program started by the
+    holder does not keep the lock. A process that forks without exec while holding it would.
+    Raises TableHeld with the holder's pid.
+    """
+    while True:
+        fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = read_pid(fd)
+            os.close(fd)
+            raise TableHeld(table, pid) from None
+        if _still_there(directory, fd):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, str(os.getpid()).encode(), 0)
+            return fd
+        os.close(fd)  # the file was removed between open and lock: whoever comes next locks another one
+
+
+def read_pid(fd: int) -> int | None:
+    """The pid in an open lock file, None when there is none yet."""
+    text = os.pread(fd, 20, 0)
+    return int(text) if text.isdigit() else None
+
+
+def _still_there(directory: int, fd: int) -> bool:
+    try:
+        path = os.stat(LOCK, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(path, os.fstat(fd))

@@ -1,0 +1,278 @@
+"""Publishing one table.
+
+The publisher's memory and its files say the same at every return; when the process dies, the files are
+what it promised. The table is its publisher's as long as that lives: what others delete, overwrite or
+drop into it is put right again (see `repair`), while hand-written files are inputs in tables that nobody holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from pillar.pubsub.checkpoint import Checkpoint
+from pillar.pubsub.codec import decode, encode
+from pillar.pubsub.errors import BadRecord, NotOpen, PublishFailed, RecordTooLarge, TopicMismatch
+from pillar.pubsub.inotify import Inotify, InotifyConstants
+from pillar.pubsub.names import RESTARTED, SUFFIX, Table, check_key, key_of
+from pillar.pubsub.pathwatch import PathWatch
+from pillar.pubsub.records import MAX_RECORD_BYTES
+
+T = TypeVar("T")
+
+log = logging.getLogger("pillar.pubsub")
+
+_C = InotifyConstants
+# No MOVED_TO: our own publishes are renames and must cost us nothing. A foreign rename is mended by the slow re-list.
+_OWNER_MASK = _C.IN_CLOSE_WRITE | _C.IN_DELETE | _C.IN_MOVED_FROM | _C.IN_DELETE_SELF | _C.IN_MOVE_SELF
+
+
+class Publication(Generic[T]):
+    """One table, published by this process. Made by `PubSub.publication`.
+
+    Opening takes the table's lock and loads what a previous publisher left: the table is the agent's
+    own memory across its death. To be used from one thread.
+    """
+
+    def __init__(self, table: Table, record_type: type[T], inotify: Inotify, forget: Callable[[Publication[T]], None]):
+        self.table = table
+        self.record_type = record_type
+        self._forget = forget
+        self._held: dict[str, bytes] = {}  # key -> the bytes of its file
+        self._as_found: set[str] = set()  # keys whose bytes another process wrote, perhaps in another form than ours
+        self._checkpoint: Checkpoint | None = Checkpoint(table)
+        self._restarted = 0
+        self._suspects: set[str] = set()  # file names that somebody else touched
+        self._all_suspect = False
+        self._load(self._checkpoint)
+        parts = table.path[len(table.root) :].strip("/").split("/")
+        self._watch = PathWatch(inotify, table.root, parts, _OWNER_MASK, self._noted, self._note_all)
+        self._watch.lookup()
+
+    @property
+    def restarted(self) -> int:
+        """The restart counter; subscribers are told of a change after everything that was published before it."""
+        return self._restarted
+
+    def publish(self, key: str, item: T) -> bool:
+        """Make `item` what every subscriber sees under `key`. Returns False, and writes nothing, when it is already so.
+
+        When this returns, the record is in place whole: a reader finds the old one or the new one, never a
+        mixture, however either process dies. In a persistent table it is also on the disk.
+        Subscribers are not waited for.
+
+        Raises BadKey, TopicMismatch, EncodeFailed or RecordTooLarge for a caller's mistake, and PublishFailed when
+        the file system refuses; the previous record then still stands, here and on disk.
+        """
+        checkpoint = self._opened()
+        if type(item) is not self.record_type:
+            raise TopicMismatch(f"{self.table.name}: {key}: a {type(item).__name__} is no {self.record_type.__name__}")
+        data = encode(item)
+        held = self._held.get(key)
+        if held is None:
+            check_key(key, persistent=self.table.persistent)
+        elif held == data or (key in self._as_found and decode(self.record_type, held) == item):
+            return False
+        if len(data) > MAX_RECORD_BYTES:
+            raise RecordTooLarge(
+                f"{self.table.file(key)}: the record has {len(data)} bytes, at most {MAX_RECORD_BYTES} are read back;"
+                " publish a path to large content instead"
+            )
+        self._write(checkpoint, key, data)
+        self._held[key] = data
+        self._as_found.discard(key)
+        return True
+
+    def unpublish(self, key: str) -> bool:
+        """Take the record away; False when there is none. Raises PublishFailed, and the record then still stands."""
+        checkpoint = self._opened()
+        if key not in self._held:
+            return False
+        try:
+            checkpoint.remove(key)
+        except OSError as err:
+            raise PublishFailed(f"{self.table.file(key)}: cannot be removed: {err.strerror}") from err
+        del self._held[key]
+        self._as_found.discard(key)
+        return True
+
+    def get(self, key: str) -> T | None:
+        """What is published under `key`, None when nothing is. Each call gives a value of its own."""
+        data = self._held.get(key)
+        return None if data is None else decode(self.record_type, data)
+
+    def items(self) -> dict[str, T]:
+        """Everything published, as a copy."""
+        return {key: decode(self.record_type, data) for key, data in self._held.items()}
+
+    def keys(self) -> list[str]:
+        """The keys published now, oldest first."""
+        return list(self._held)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def signal_restarted(self) -> None:
+        """Tell subscribers that what this publisher has to say at its start is said; each call adds one to the counter.
+
+        Raises PublishFailed.
+        """
+        self._set_restarted(self._restarted + 1)
+
+    def clear_restarted(self) -> None:
+        """Set the counter back to 0; subscribers are not told. Raises PublishFailed."""
+        self._set_restarted(0)
+
+    def close(self) -> None:
+        """Stop publishing; the records stay for readers and for the next publisher. Closing twice is fine."""
+        if self._checkpoint is not None:
+            self._watch.close()
+            self._checkpoint.close()
+            self._checkpoint = None
+            self._forget(self)
+
+    # What the loop calls.
+
+    @property
+    def needs_repair(self) -> bool:
+        """Somebody else touched the table since the last `repair`."""
+        return self._all_suspect or bool(self._suspects)
+
+    def check_place(self) -> None:
+        """After a mount or unmount anywhere, which gives no event: repair if the path leads elsewhere now."""
+        if self._watch.leads_elsewhere():
+            self._all_suspect = True
+
+    def repair(self, *, everything: bool = False) -> None:
+        """Put back what this publisher holds where others changed it; the directory included.
+
+        Called by the loop after foreign events, and with `everything` by the slow re-list. Raises TableHeld when the
+        directory was removed and another process has meanwhile published a new one.
+        """
+        checkpoint = self._opened()
+        everything = everything or self._all_suspect
+        names, self._suspects, self._all_suspect = self._suspects, set(), False
+        try:
+            if everything:
+                if not checkpoint.stands_at_its_path():
+                    checkpoint = self._reopen()
+                self._watch.lookup()
+                names = {key + SUFFIX for key in (*checkpoint.recorded_keys(), *self._held)}
+            for name in names:
+                self._repair_one(checkpoint, name)
+            if (everything or RESTARTED in names) and checkpoint.read_restarted() != self._restarted:
+                checkpoint.write_restarted(self._restarted)
+        except OSError as err:
+            self._all_suspect = everything
+            self._suspects |= names
+            log.error("%s: cannot be put right: %s; tried again later", self.table.path, err)
+
+    def _repair_one(self, checkpoint: Checkpoint, name: str) -> None:
+        key = key_of(name)
+        if key is None:
+            return
+        held = self._held.get(key)
+        try:
+            found = checkpoint.read(key)
+        except BadRecord as err:
+            log.warning("%s: %s", self.table.file(key), err)
+            checkpoint.quarantine(name)
+            found = None
+        if found == held:
+            return
+        if held is None:
+            where = checkpoint.quarantine(name)
+            log.warning(
+                "%s: was put into a table that this process publishes; moved to %s", self.table.file(key), where
+            )
+        else:
+            log.warning(
+                "%s: was %s by another process; put back", self.table.file(key), "changed" if found else "removed"
+            )
+            checkpoint.write(key, held)
+
+    def _noted(self, name: str, mask: int) -> None:
+        if not name.startswith("."):
+            self._suspects.add(name)
+
+    def _note_all(self) -> None:
+        self._all_suspect = True
+
+    def _opened(self) -> Checkpoint:
+        if self._checkpoint is None:
+            raise NotOpen(f"{self.table.name}: this publication was closed")
+        return self._checkpoint
+
+    def _write(self, checkpoint: Checkpoint, key: str, data: bytes) -> None:
+        try:
+            try:
+                checkpoint.write(key, data)
+            except FileNotFoundError:  # the directory was taken away under us
+                self._reopen().write(key, data)
+        except OSError as err:
+            raise PublishFailed(
+                f"{self.table.file(key)}: cannot be written: {err.strerror}; the previous record stands"
+            ) from err
+
+    def _set_restarted(self, counter: int) -> None:
+        checkpoint = self._opened()
+        try:
+            checkpoint.write_restarted(counter)
+        except OSError as err:
+            raise PublishFailed(f"{self.table.path}/{RESTARTED}: cannot be written: {err.strerror}") from err
+        self._restarted = counter
+
+    def _reopen(self) -> Checkpoint:
+        """Take the table anew where its path leads now, and publish there everything that is held."""
+        log.warning("%s: was removed or replaced; published again", self.table.path)
+        fresh = Checkpoint(self.table)
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+        self._checkpoint = fresh
+        for key, data in self._held.items():
+            fresh.write(key, data)
+        if self._restarted:
+            fresh.write_restarted(self._restarted)
+        self._all_suspect = True  # the new directory is not watched yet
+        return fresh
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Take over what the previous publisher left; a record that cannot be read is set aside, nothing is lost."""
+        self._restarted = checkpoint.read_restarted()
+        for key in checkpoint.recorded_keys():
+            data, reason = self._readable(checkpoint.read, key)
+            if data is not None:
+                self._held[key] = data
+                self._as_found.add(key)
+                continue
+            if self.table.persistent:
+                data, _ = self._readable(checkpoint.read_backup, key)
+            if data is not None:
+                log.warning("%s: %s; the value before it is used", self.table.file(key), reason)
+                checkpoint.write(key, data)
+                self._held[key] = data
+                self._as_found.add(key)
+            elif reason != _MISSING:
+                where = checkpoint.quarantine(key + SUFFIX)
+                log.error("%s: %s; moved to %s", self.table.file(key), reason, where)
+
+    def _readable(self, read: Callable[[str], bytes | None], key: str) -> tuple[bytes | None, str]:
+        """The bytes of a record that decodes, else why not."""
+        try:
+            data = read(key)
+            if data is None:
+                return None, _MISSING
+            decode(self.record_type, data)
+        except BadRecord as err:
+            return None, str(err)
+        return data, ""
+
+
+_MISSING = "is missing"
