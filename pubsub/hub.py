@@ -13,6 +13,7 @@ There is no thread: handlers run inside `wait`, `process` or `run`, on the calle
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import select
@@ -84,7 +85,7 @@ class PubSub:
         """
         owner = self.agent if agent is None else agent
         table = name_table(self.root, owner, scope, record_type.__name__, persistent=persistent)
-        publication = Publication(table, record_type, self._inotify, self._publications.remove)
+        publication = Publication(table, record_type, self._inotify, self)
         self._publications.append(publication)
         return publication
 
@@ -175,10 +176,7 @@ class PubSub:
         limit = self.timeout()
         if timeout is not None:
             limit = min(limit, timeout)
-        if limit > 0:
-            self._poll.poll(limit)
-        while self.process():
-            pass
+        self._handle(self._poll.poll(limit), until=math.inf)
 
     def run(self) -> None:
         """Wait and handle for ever."""
@@ -190,23 +188,17 @@ class PubSub:
 
         Only one handler at a time is run, and none is cut short: a slow handler makes this longer.
         """
-        deadline = time.monotonic() + budget
-        self._take_notes()
-        for publication in self._publications:
-            if publication.needs_repair:
-                publication.repair()
-        while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
-            for subscription in busy:
-                subscription.work(_SLICE)
-            if time.monotonic() >= deadline:
-                break
-            self._take_notes()
+        self._handle(self._poll.poll(0), until=time.monotonic() + budget)
         return self._has_work()
 
-    def forget(self, subscription: Subscription[Any]) -> None:
-        """Drop a closed subscription."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
+    def retry_soon(self) -> None:
+        """Something could not be read or written for want of the machine's resources: re-list in a moment."""
+        self._next_relist = min(self._next_relist, time.monotonic() + RETRY_SECONDS)
+
+    def forget(self, closed: Publication[Any] | Subscription[Any]) -> None:
+        """Drop what was closed."""
+        self._publications = [publication for publication in self._publications if publication is not closed]
+        self._subscriptions = [subscription for subscription in self._subscriptions if subscription is not closed]
 
     def close(self) -> None:
         """Close everything; published records stay. Closing twice is fine."""
@@ -230,14 +222,29 @@ class PubSub:
     def _opened(self) -> list[Publication[Any] | Subscription[Any]]:
         return [*self._publications, *self._subscriptions]
 
-    def _take_notes(self) -> None:
+    def _handle(self, ready: list[tuple[int, int]], until: float) -> None:
+        self._take_notes(ready)
+        while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
+            for subscription in busy:
+                subscription.work(_SLICE)
+            if time.monotonic() >= until:
+                break
+            if self._has_work():
+                self._take_notes(self._poll.poll(0))
+
+    def _take_notes(self, ready: list[tuple[int, int]]) -> None:
         """Read the events; they only say which names and tables to look at."""
-        if any(fd == self._mounts for fd, _ in self._poll.poll(0)):
-            for opened in self._opened():
-                opened.check_place()
-        self._inotify.dispatch()
+        for fd, _ in ready:
+            if fd == self._mounts:
+                for opened in self._opened():
+                    opened.check_place()
+            else:
+                self._inotify.dispatch()
         if time.monotonic() >= self._next_relist:
             self._relist()
+        for publication in self._publications:
+            if publication.needs_repair:
+                publication.repair()
         counted = [subscription for subscription in self._subscriptions if subscription.prepare()]
         if counted:
             self._inotify.dispatch()
@@ -246,12 +253,11 @@ class PubSub:
 
     def _relist(self) -> None:
         """The slow re-list: finds what gave no event."""
+        self._next_relist = self._draw_relist()
         for subscription in self._subscriptions:
-            subscription.retry = False
             subscription.list_again()
         for publication in self._publications:
             publication.repair(everything=True)
-        self._next_relist = self._draw_relist()
 
     def _draw_relist(self) -> float:
         return time.monotonic() + random.uniform(*self._relist_seconds)

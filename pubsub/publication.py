@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillar.pubsub.checkpoint import Checkpoint
 from pillar.pubsub.codec import decode, encode
@@ -18,6 +18,9 @@ from pillar.pubsub.inotify import Inotify, InotifyConstants
 from pillar.pubsub.names import RESTARTED, SUFFIX, Table, check_key, key_of
 from pillar.pubsub.pathwatch import PathWatch
 from pillar.pubsub.records import MAX_RECORD_BYTES
+
+if TYPE_CHECKING:
+    from pillar.pubsub.hub import PubSub
 
 T = TypeVar("T")
 
@@ -35,10 +38,10 @@ class Publication(Generic[T]):
     own memory across its death. To be used from one thread.
     """
 
-    def __init__(self, table: Table, record_type: type[T], inotify: Inotify, forget: Callable[[Publication[T]], None]):
+    def __init__(self, table: Table, record_type: type[T], inotify: Inotify, hub: PubSub) -> None:
         self.table = table
         self.record_type = record_type
-        self._forget = forget
+        self._hub = hub
         self._held: dict[str, bytes] = {}  # key -> the bytes of its file
         self._as_found: set[str] = set()  # keys whose bytes another process wrote, perhaps in another form than ours
         self._checkpoint: Checkpoint | None = Checkpoint(table)
@@ -136,7 +139,7 @@ class Publication(Generic[T]):
             self._watch.close()
             self._checkpoint.close()
             self._checkpoint = None
-            self._forget(self)
+            self._hub.forget(self)
 
     # What the loop calls.
 
@@ -170,9 +173,8 @@ class Publication(Generic[T]):
             if (everything or RESTARTED in names) and checkpoint.read_restarted() != self._restarted:
                 checkpoint.write_restarted(self._restarted)
         except OSError as err:
-            self._all_suspect = everything
-            self._suspects |= names
-            log.error("%s: cannot be put right: %s; tried again later", self.table.path, err)
+            self._hub.retry_soon()
+            log.error("%s: cannot be put right: %s; tried again in a moment", self.table.path, err)
 
     def _repair_one(self, checkpoint: Checkpoint, name: str) -> None:
         key = key_of(name)

@@ -90,6 +90,7 @@ class Subscription(Generic[T]):
         self, table: Table, decode: Callable[[bytes], T], inotify: Inotify, hub: PubSub, handlers: Handlers[T]
     ) -> None:
         self.table = table
+        self._path = table.path
         self.handlers = handlers
         self.is_synchronized = False  # the first complete load is done
         self.restarted = 0  # the counter last told
@@ -104,7 +105,6 @@ class Subscription(Generic[T]):
         self._relist = True
         self._signalled = False
         self._counter: int | None = None  # read, and not yet in the queue
-        self.retry = False  # the machine, not a record, was at fault: list again soon
         parts = table.path[len(table.root) :].strip("/").split("/")
         self._watch = PathWatch(inotify, table.root, parts, _READER_MASK, self._noted, self.list_again)
 
@@ -189,7 +189,7 @@ class Subscription(Generic[T]):
         """Look at up to `at_most` names, running the handlers of what changed."""
         queue = self._queue
         try:
-            directory = os.open(self.table.path, _DIRECTORY)
+            directory = os.open(self._path, _DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             directory = -1
         except OSError as err:
@@ -337,7 +337,7 @@ class Subscription(Generic[T]):
 
     def _blame_machine(self, path: str, err: OSError) -> None:
         """Not the record's fault: nothing is concluded from it, and the table is listed again soon."""
-        self.retry = True
+        self._hub.retry_soon()
         log.error("%s: %s; looked at again in a moment", path, err.strerror)
 
 
