@@ -1,0 +1,227 @@
+"""The part file: what survives of a download when its process dies at any byte.
+
+Beside the target stand `<name>.part`, the bytes, and `<name>.part.json`, what they are the beginning of: source,
+size, validator. After `kill -9` the kernel still holds every byte that was written, so the part's whole length
+counts. After a power cut a file system may show a length whose bytes never reached the disk; so the record also
+names the boot, and in another boot only the prefix that was synced counts. The sha256 of that prefix is recorded
+too: a resume reads the prefix anyway (to hash it), and a prefix that is not what was written is thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from pillar.transports.base import Identity
+
+SYNC_EVERY_BYTES = 32 * 1024 * 1024  # what a power cut, not a kill, may cost
+READ_BYTES = 1024 * 1024
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Hash(Protocol):
+    """The part of hashlib's objects that is used here."""
+
+    def update(self, data: bytes | memoryview, /) -> None: ...
+    def hexdigest(self) -> str: ...
+    def copy(self) -> Hash: ...
+
+
+class DiskFull(Exception):
+    """The disk has no room for the next bytes; what was written before them stays for a resume."""
+
+
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the bytes in a part file are the beginning of. Written by the fetch that owns the part file."""
+
+    source: str
+    size: int | None = None  # bytes of the whole object; None: the server does not say
+    validator: str = ""
+    synced: int = 0  # bytes that certainly reached the disk
+    synced_sha256: str = ""  # of these bytes
+    boot: str = ""  # in which boot; in this one every byte of the file counts
+
+
+class PartFile:
+    """The open part file of one object. One owner at a time; the owner's table lock sees to that."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = part_path(target)
+        self.record_path = self.path.with_name(self.path.name + ".json")
+        self.length = 0
+        self.hash: Hash = hashlib.sha256()
+        self.record: PartRecord | None = None
+        self._fd = -1
+
+    def open(self, source: str, check: Callable[[], None] = lambda: None) -> Identity | None:
+        """Take up what is there of `source`, or begin with nothing.
+
+        Returns the object's identity when at least its beginning is here; `length` and `hash` then tell of it.
+        `check` is called after every block that is read back and may raise. Raises OSError.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        record = self._read_record()
+        if record is None or record.source != source:
+            self.restart()
+            return None
+        same_boot = record.boot != "" and record.boot == boot_id()
+        usable = os.fstat(self._fd).st_size if same_boot else record.synced
+        longer_than_it_can_be = record.size is not None and usable > record.size
+        if longer_than_it_can_be or (not record.validator and usable != record.size):
+            self.restart()  # nothing could tell whether the rest belongs to this beginning
+            return None
+        self.record = record
+        if not self._rehash(usable, record, check):
+            self.restart()
+            return None
+        os.ftruncate(self._fd, self.length)
+        return Identity(record.size, record.validator)
+
+    def begin(self, source: str, identity: Identity) -> None:
+        """Start over: `source` is now the object `identity`. Its record is on disk first. Raises DiskFull, OSError."""
+        self.restart()
+        self.record = PartRecord(source=source, size=identity.size, validator=identity.validator, boot=boot_id())
+        self._write_record()
+
+    def append(self, chunk: bytes) -> None:
+        """Write and hash the next bytes. Raises DiskFull; the bytes before them stay."""
+        view = memoryview(chunk)
+        while view:
+            try:
+                written = os.pwrite(self._fd, view, self.length)
+            except OSError as err:
+                raise_if_full(err, self.path)
+                raise
+            self.hash.update(view[:written])
+            self.length += written
+            view = view[written:]
+        if self.record is not None and self.length - self.record.synced >= SYNC_EVERY_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Put what was written so far on the disk and record that it is there. Raises DiskFull, OSError."""
+        if self.record is None:
+            return
+        try:
+            os.fdatasync(self._fd)
+            self.record = msgspec.structs.replace(
+                self.record, synced=self.length, synced_sha256=self.hash.hexdigest(), boot=boot_id()
+            )
+            self._write_record()
+        except OSError as err:
+            raise_if_full(err, self.path)
+            raise
+
+    def place(self, target: Path) -> None:
+        """Make the part file the target: on disk first, then by rename, then its name on disk. Raises OSError."""
+        try:
+            os.fsync(self._fd)
+        except OSError as err:
+            raise_if_full(err, self.path)
+            raise
+        self.path.replace(target)
+        sync_directory(target.parent)
+        self.record_path.unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Forget what was there."""
+        os.ftruncate(self._fd, 0)
+        self.length = 0
+        self.hash = hashlib.sha256()
+        self.record = None
+
+    def close(self) -> None:
+        """Let go of the file; what was written stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _rehash(self, usable: int, record: PartRecord, check: Callable[[], None]) -> bool:
+        """Read the first `usable` bytes back. False: they are not the bytes that were written."""
+        while self.length < usable:
+            stop = record.synced if self.length < record.synced else usable
+            block = os.pread(self._fd, min(READ_BYTES, min(stop, usable) - self.length), self.length)
+            if not block:
+                return False
+            self.hash.update(block)
+            self.length += len(block)
+            if self.length == record.synced and self.hash.hexdigest() != record.synced_sha256:
+                return False
+            check()
+        return True
+
+    def _read_record(self) -> PartRecord | None:
+        try:
+            return msgspec.json.decode(self.record_path.read_bytes(), type=PartRecord)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None  # never written, or cut by a power failure: the part cannot be trusted, so it is fetched again
+
+    def _write_record(self) -> None:
+        staged = self.record_path.with_name(self.record_path.name + ".new")
+        try:
+            with staged.open("wb") as file:
+                file.write(msgspec.json.encode(self.record))
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(self.record_path)
+        except OSError as err:
+            with contextlib.suppress(OSError):
+                staged.unlink(missing_ok=True)
+            raise_if_full(err, self.path)
+            raise
+
+
+def part_path(target: Path) -> Path:
+    """Where the bytes of `target` stand while they are not complete.
+
+    A name too long for the suffixes is shortened with its own hash, so that every legal target has a part file.
+    """
+    name = target.name
+    if len(os.fsencode(name)) > 255 - len(".part.json.new"):
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return target.with_name(name + ".part")
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name belongs to an incomplete download."""
+    return name.endswith((".part", ".part.json", ".part.json.new"))
+
+
+def discard(target: Path) -> None:
+    """Remove what there is of an incomplete `target`. Raises OSError."""
+    part = part_path(target)
+    for path in (part, part.with_name(part.name + ".json"), part.with_name(part.name + ".json.new")):
+        path.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Put the directory's names on the disk. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def raise_if_full(err: OSError, path: Path) -> None:
+    """Raise DiskFull if that is what `err` says; else return."""
+    if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        raise DiskFull(
+            f"{path.parent}: {os.strerror(err.errno)}; the part is kept and continued when there is room"
+        ) from err
+
+
+def boot_id() -> str:
+    """Which boot of the machine this is; empty where the kernel does not say (then only synced bytes count)."""
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""
