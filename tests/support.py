@@ -1,0 +1,43 @@
+"""What tests share: waiting for a condition, and processes that never outlive their test."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
+    """The first true value of `condition`, asked again every few milliseconds; fails naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s for {what}; last seen: {value!r}")
+        time.sleep(0.005)  # between two looks at the condition, not instead of one
+
+
+@contextlib.contextmanager
+def running(*command: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process for the length of a block, killed at its end. Starts with `python` for this interpreter."""
+    words = [str(word) for word in command]
+    if words[0] == "python":
+        words[0] = sys.executable
+    process = subprocess.Popen(words, text=True, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
