@@ -25,7 +25,8 @@ from typing import Any, Self, TypeVar, overload
 import msgspec
 
 from pillar.pubsub.codec import decode as decode_record
-from pillar.pubsub.errors import BadRecord
+from pillar.pubsub.errors import BadName, BadRecord
+from pillar.pubsub.folder import Folder
 from pillar.pubsub.inotify import Inotify
 from pillar.pubsub.names import table as name_table
 from pillar.pubsub.publication import Publication
@@ -64,6 +65,7 @@ class PubSub:
         self._relist_seconds = relist_seconds
         self._publications: list[Publication[Any]] = []
         self._subscriptions: list[Subscription[Any]] = []
+        self._folders: list[Folder] = []
         self._inotify = Inotify()
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.epoll()
@@ -159,6 +161,17 @@ class PubSub:
         self._subscriptions.append(subscription)
         return subscription
 
+    def folder(self, path: str | os.PathLike[str], look: Callable[[], None]) -> Folder:
+        """Follow a directory below the root that is no table: `look()` is called, from `wait`, `process` or `run`, at
+        the start and whenever a file in it may have changed; it compares for itself. Raises BadName for a path elsewhere.
+        """
+        parts = os.path.relpath(os.path.abspath(path), self.root).split(os.sep)
+        if parts[0] in (os.pardir, os.curdir):
+            raise BadName(f"{path} is not below the root {self.root}")
+        folder = Folder(self.root, parts, look, self._inotify, self)
+        self._folders.append(folder)
+        return folder
+
     # Driving them.
 
     def fileno(self) -> int:
@@ -195,10 +208,11 @@ class PubSub:
         """Something could not be read or written for want of the machine's resources: re-list in a moment."""
         self._next_relist = min(self._next_relist, time.monotonic() + RETRY_SECONDS)
 
-    def forget(self, closed: Publication[Any] | Subscription[Any]) -> None:
+    def forget(self, closed: Publication[Any] | Subscription[Any] | Folder) -> None:
         """Drop what was closed."""
         self._publications = [publication for publication in self._publications if publication is not closed]
         self._subscriptions = [subscription for subscription in self._subscriptions if subscription is not closed]
+        self._folders = [folder for folder in self._folders if folder is not closed]
 
     def close(self) -> None:
         """Close everything; published records stay. Closing twice is fine."""
@@ -219,8 +233,8 @@ class PubSub:
     ) -> None:
         self.close()
 
-    def _opened(self) -> list[Publication[Any] | Subscription[Any]]:
-        return [*self._publications, *self._subscriptions]
+    def _opened(self) -> list[Publication[Any] | Subscription[Any] | Folder]:
+        return [*self._publications, *self._subscriptions, *self._folders]
 
     def _handle(self, ready: list[tuple[int, int]], until: float) -> None:
         self._take_notes(ready)
@@ -231,6 +245,9 @@ class PubSub:
                 break
             if self._has_work():
                 self._take_notes(self._poll.poll(0))
+        for folder in self._folders:
+            if folder.has_work:
+                folder.work()
 
     def _take_notes(self, ready: list[tuple[int, int]]) -> None:
         """Read the events; they only say which names and tables to look at."""
@@ -254,8 +271,8 @@ class PubSub:
     def _relist(self) -> None:
         """The slow re-list: finds what gave no event."""
         self._next_relist = self._draw_relist()
-        for subscription in self._subscriptions:
-            subscription.list_again()
+        for followed in (*self._subscriptions, *self._folders):
+            followed.list_again()
         for publication in self._publications:
             publication.repair(everything=True)
 
@@ -263,7 +280,7 @@ class PubSub:
         return time.monotonic() + random.uniform(*self._relist_seconds)
 
     def _has_work(self) -> bool:
-        return any(subscription.has_work for subscription in self._subscriptions)
+        return any(followed.has_work for followed in (*self._subscriptions, *self._folders))
 
 
 def _decode_object(data: bytes) -> dict[str, Any]:

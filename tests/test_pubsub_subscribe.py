@@ -376,3 +376,19 @@ def test_a_table_can_be_followed_without_its_type(hello: PubSub, root: Path) -> 
         subscription = pubsub.subscription("hello", None, topic="Greeting")
         pubsub.wait(0)
         assert subscription.items() == {"k": {"text": "a", "seq": 0}}
+
+
+def test_a_followed_folder_is_looked_at_once_per_change_and_when_it_comes_and_goes(root: Path) -> None:
+    looks: list[list[str]] = []
+    config = root / "config"
+    with PubSub(root) as pubsub:
+        pubsub.folder(config, lambda: looks.append(sorted(p.name for p in config.glob("*"))))
+        pubsub.wait(0)
+        config.mkdir()
+        pubsub.wait(0)
+        (config / "device.json").write_text("{}")
+        pubsub.wait(0)
+        shutil.rmtree(config)
+        pubsub.wait(0)
+        pubsub.wait(0)
+    assert looks == [[], [], ["device.json"], []]

@@ -1,0 +1,71 @@
+"""Following a directory that is no table: hand-fed files such as the device config.
+
+The same watching as a table's, without records: `look` is called when a file in it was closed after writing, renamed,
+linked or removed, when the directory itself came, went or was replaced, when events were lost, and by the slow re-list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pillar.pubsub.inotify import Inotify, InotifyConstants
+from pillar.pubsub.pathwatch import PathWatch
+
+if TYPE_CHECKING:
+    from pillar.pubsub.hub import PubSub
+
+_C = InotifyConstants
+_MASK = (
+    _C.IN_CLOSE_WRITE
+    | _C.IN_CREATE
+    | _C.IN_DELETE
+    | _C.IN_MOVED_FROM
+    | _C.IN_MOVED_TO
+    | _C.IN_ATTRIB
+    | _C.IN_DELETE_SELF
+    | _C.IN_MOVE_SELF
+)
+
+
+class Folder:
+    """One directory below the root, followed by its path. Made by `PubSub.folder`."""
+
+    def __init__(self, root: str, parts: list[str], look: Callable[[], None], inotify: Inotify, hub: PubSub) -> None:
+        self._look = look
+        self._hub = hub
+        self._moved = True
+        self._touched = False
+        self._watch = PathWatch(inotify, root, parts, _MASK, self._noted, self.list_again)
+        self.path = self._watch.path
+
+    def close(self) -> None:
+        """Stop following; `look` is not called any more."""
+        self._watch.close()
+        self._hub.forget(self)
+
+    # What the loop calls.
+
+    def list_again(self) -> None:
+        """Have everything looked at again."""
+        self._moved = True
+
+    def check_place(self) -> None:
+        """After a mount or unmount anywhere, which gives no event."""
+        if self._watch.leads_elsewhere():
+            self._moved = True
+
+    @property
+    def has_work(self) -> bool:
+        """`look` is due."""
+        return self._moved or self._touched
+
+    def work(self) -> None:
+        """Call `look` once, however much happened. What it raises reaches the loop's caller."""
+        if self._moved:
+            self._watch.lookup()  # first the watch, then the look: nothing falls between
+        self._moved = self._touched = False
+        self._look()
+
+    def _noted(self, name: str, mask: int) -> None:
+        self._touched = True
