@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pillar.types.enums import IoType, VmMode
 from pillar.types.record import Record
-from pillar.types.scalars import NIL_UUID, Int64, Secret, Uint32, Uuid
+from pillar.types.scalars import NIL_UUID, Int64, IpAddr, Secret, Uint32, Uuid
 
 
 class UUIDandVersion(Record):
@@ -49,6 +49,20 @@ class VmConfig(Record):
     EnableVnc: bool = False
     VncDisplay: Uint32 = 0  # 0 = automatic
     VncPasswd: Secret = ""
+
+
+class IpRange(Record):
+    """Addresses from Start to End, both included; both "" means none."""
+
+    Start: IpAddr = ""
+    End: IpAddr = ""
+
+
+class DnsNameToIP(Record):
+    """A name and the addresses it stands for."""
+
+    HostName: str = ""
+    IPs: tuple[IpAddr, ...] | None = None
 
 
 def safename(name: str, sha256: str) -> str:

@@ -79,7 +79,7 @@ class VmMode(OpenEnum):
 
 
 class IoType(OpenEnum):
-    """Class of an adapter; also PhyIoType. Network types are ETH, WLAN and WWAN."""
+    """Class of an adapter. Network types are ETH, WLAN and WWAN."""
 
     NONE = 0
     ETH = 1
@@ -92,7 +92,21 @@ class IoType(OpenEnum):
     OTHER = 255
 
 
-class PhyIoMemberUsage(OpenEnum):
+class PhyIoType(OpenEnum32):
+    """Class of an adapter as the controller sends it; the numbers of IoType."""
+
+    NOOP = 0
+    ETH = 1
+    USB = 2
+    COM = 3
+    AUDIO = 4
+    WLAN = 5
+    WWAN = 6
+    HDMI = 7
+    OTHER = 255
+
+
+class PhyIoMemberUsage(OpenEnum32):
     """What the controller wants an adapter used for."""
 
     NONE = 0
@@ -148,7 +162,7 @@ class NetworkInstanceType(OpenEnum32):
     LAST = 255
 
 
-class AddressType(OpenEnum):
+class AddressType(OpenEnum32):
     """Address family of a network instance."""
 
     NONE = 0
@@ -159,7 +173,7 @@ class AddressType(OpenEnum):
     LAST = 255
 
 
-class ChangeInProgressType(OpenEnum):
+class ChangeInProgressType(OpenEnum32):
     """What is being done to a network instance."""
 
     NONE = 0
@@ -199,6 +213,18 @@ class DevicePortConfigVersion(OpenEnum):
 
     INITIAL = 0
     IS_MGMT = 1  # NetworkPortConfig.IsMgmt is honoured
+
+
+class NetworkServiceType(OpenEnum):
+    """Kind of a network service, from before network instances."""
+
+    FIRST = 0  # invalid
+    STRONGSWAN = 1
+    LISP = 2
+    BRIDGE = 3
+    NAT = 4
+    LB = 5
+    LAST = 255
 
 
 class VpnState(OpenEnum):

@@ -14,8 +14,12 @@ Fields stand in EVE's order, because the files show it.
 
 from __future__ import annotations
 
+from typing import dataclass_transform
+
 import msgspec
 
 
+# The decorator tells type checkers what msgspec does anyway: subclasses are frozen and keyword-only too.
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all records. Unknown members are forbidden for the fast reading only; see pillar.pubsub.codec."""
