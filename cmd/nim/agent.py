@@ -1,0 +1,158 @@
+"""The shell of nim: tables, the kernel's events, one step that reads everything and publishes what differs."""
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+from pillar.agent import Agent
+from pillar.cmd.nim.facts import Facts, read_resolv_conf
+from pillar.cmd.nim.kernel import Kernel
+from pillar.cmd.nim.portconfigs import LAST_RESORT, ZEDAGENT, Source, filled_in, in_force, last_resort, merge
+from pillar.cmd.nim.resolver import ResolverWatch
+from pillar.cmd.nim.status import device_network_status
+from pillar.keyqueue import KeyQueue
+from pillar.types.adapters import AssignableAdapters
+from pillar.types.enums import NetworkInstanceType, TriState
+from pillar.types.globalconfig import GlobalConfig
+from pillar.types.networkinstance import NetworkInstanceStatus
+from pillar.types.nim import DeviceNetworkStatus, DevicePortConfig, DevicePortConfigList
+from pillar.types.scalars import NIL_UUID, Time, now, time_from_ns
+
+GLOBAL: Final = "global"
+_EVERYTHING: Final = "network"  # the queue's one key: all of it is one decision
+
+
+class Nim(Agent):
+    """Publishes the device's ports and their addresses."""
+
+    name = "nim"
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--resolv-conf",
+            type=Path,
+            default=Path("/etc/resolv.conf"),
+            metavar="FILE",
+            help="where the machine's name servers stand (default: %(default)s)",
+        )
+
+    def start(self) -> None:
+        self.queue = KeyQueue(self.loop, self.step, self.log)
+        self.status = self.pubsub.publication(DeviceNetworkStatus)
+        self.own_config = self.pubsub.publication(DevicePortConfig)
+        self.list = self.pubsub.publication(DevicePortConfigList, persistent=True)
+        self._zedagent_spoke = False
+        self.from_zedagent = self.pubsub.subscription(
+            "zedagent",
+            DevicePortConfig,
+            create=self._zedagent_changed,
+            modify=self._zedagent_changed,
+            delete=self._zedagent_changed,
+            restarted=lambda counter: self._zedagent_changed(),
+        )
+        self.overrides = self.pubsub.subscription(
+            "", DevicePortConfig, create=self._look, modify=self._look, delete=self._look, synchronized=self._look
+        )
+        self.adapters = self.pubsub.subscription(
+            "domainmgr", AssignableAdapters, create=self._look, modify=self._look, delete=self._look
+        )
+        self.instances = self.pubsub.subscription(
+            "zedrouter", NetworkInstanceStatus, create=self._look, modify=self._look, delete=self._look
+        )
+        self.kernel = Kernel()
+        self.loop.add_reader(self.kernel.fileno(), self._kernel_event)
+        self.resolver = ResolverWatch(self.options.resolv_conf)
+        self.loop.add_reader(self.resolver.fileno(), self._resolver_event)
+        while self.pubsub.process():  # what is on disk now belongs to the first status
+            self.touch()
+        self.step(_EVERYTHING)
+        for publication in (self.own_config, self.list, self.status):
+            publication.signal_restarted()
+
+    def settings_changed(self, old: GlobalConfig) -> None:
+        self._look()
+
+    def step(self, key: str) -> None:
+        """Read tables and kernel, decide, publish what differs."""
+        links, addresses, gateways = self.kernel.read()
+        dns_servers, domain = read_resolv_conf(self.options.resolv_conf)
+        facts = Facts(links, addresses, gateways, dns_servers, domain)
+        fallback = None
+        if self.settings.NetworkFallbackAnyEth == TriState.ENABLED:
+            fallback = last_resort(links, self._taken())
+            self.own_config.publish(LAST_RESORT, fallback)
+        else:
+            self.own_config.unpublish(LAST_RESORT)
+        stored = self.list.get(GLOBAL) or DevicePortConfigList(CurrentIndex=-1)
+        configs = merge(stored, self._zedagent(), self._overrides(), fallback)
+        if self.list.publish(GLOBAL, configs):
+            self._log_choice(stored, configs)
+        before = self.status.get(GLOBAL)
+        status = device_network_status(in_force(configs), facts, before, now())
+        if self.status.publish(GLOBAL, status):
+            self._log_changes(before, status)
+
+    def _zedagent(self) -> Source:
+        config = self.from_zedagent.get(ZEDAGENT)
+        configs = {ZEDAGENT: filled_in(config, ZEDAGENT)} if config is not None else {}
+        return Source(configs, complete=self._zedagent_spoke or self.from_zedagent.restarted > 0)
+
+    def _overrides(self) -> Source:
+        configs = {key: filled_in(config, key, self._written(key)) for key, config in self.overrides.items().items()}
+        gone = not (self.where.agent_dir(GLOBAL) / DevicePortConfig.__name__).is_dir()
+        return Source(configs, complete=self.overrides.is_synchronized or gone)
+
+    def _written(self, key: str) -> Time:
+        """When an override file was written: its priority, if it names none."""
+        path = self.where.agent_dir(GLOBAL) / DevicePortConfig.__name__ / f"{key}.json"
+        try:
+            return time_from_ns(path.stat().st_mtime_ns)
+        except FileNotFoundError:  # just removed; the event for that is on its way
+            return time_from_ns(0)
+
+    def _taken(self) -> frozenset[str]:
+        """Interfaces that belong to an app or a switch."""
+        adapters = self.adapters.get(GLOBAL)
+        bundles = (adapters.IoBundleList or ()) if adapters is not None else ()
+        apps = {bundle.Ifname for bundle in bundles if bundle.UsedByUUID != NIL_UUID or bundle.IsPCIBack}
+        switches = {
+            status.Port for status in self.instances.items().values() if status.Type == NetworkInstanceType.SWITCH
+        }
+        return frozenset(name for name in apps | switches if name)
+
+    def _look(self, *event: object) -> None:
+        self.queue.mark(_EVERYTHING)
+
+    def _zedagent_changed(self, *event: object) -> None:
+        self._zedagent_spoke = True
+        self._look()
+
+    def _kernel_event(self) -> None:
+        if self.kernel.drain():
+            self._look()
+
+    def _resolver_event(self) -> None:
+        if self.resolver.look():
+            self._look()
+
+    def _log_choice(self, old: DevicePortConfigList, new: DevicePortConfigList) -> None:
+        before, after = in_force(old), in_force(new)
+        if after != before:
+            ports = ", ".join(port.IfName for port in after.Ports or ()) if after is not None else ""
+            self.log.info(
+                "port config %s in force: %s", after.Key if after is not None else "none", ports or "no ports"
+            )
+
+    def _log_changes(self, old: DeviceNetworkStatus | None, new: DeviceNetworkStatus) -> None:
+        before = {port.IfName: port for port in (old.Ports if old is not None else None) or ()}
+        for port in new.Ports or ():
+            if before.pop(port.IfName, None) == port:
+                continue
+            addresses = ", ".join(info.Addr for info in port.AddrInfoList or ()) or "no address"
+            if port.Error:
+                self.log.warning("port %s: %s", port.IfName, port.Error)
+            else:
+                self.log.info("port %s: %s", port.IfName, addresses)
+        for name in before:
+            self.log.info("port %s: no longer a port", name)

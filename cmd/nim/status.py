@@ -1,0 +1,128 @@
+"""DeviceNetworkStatus from the port config in force and what the kernel says. Pure.
+
+Nothing is configured here: what a port has, it has from whoever set up the machine. A port's static settings are shown
+as the config gives them, addresses and gateway as the kernel has them.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+
+from pillar.cmd.nim.facts import Facts, Link
+from pillar.types.enums import DhcpType
+from pillar.types.nim import (
+    AddrInfo,
+    DeviceNetworkStatus,
+    DevicePortConfig,
+    NetworkPortConfig,
+    NetworkPortStatus,
+)
+from pillar.types.scalars import ZERO_TIME, IpAddr, IpNet, Time, ip_net
+
+
+def device_network_status(
+    config: DevicePortConfig | None, facts: Facts, previous: DeviceNetworkStatus | None, now: Time
+) -> DeviceNetworkStatus:
+    """The status of every port of `config`, in its order; no ports without a config.
+
+    `previous` lends an unchanged error its time, so that nothing is republished because a clock moved on.
+    """
+    if config is None:
+        return DeviceNetworkStatus(Ports=())
+    errors = _errors(previous)
+    claimed: dict[str, int] = {}
+    for port in config.Ports or ():
+        claimed[port.IfName] = claimed.get(port.IfName, 0) + 1
+    ports = tuple(
+        _port_status(port, facts, errors.get((port.IfName, port.Name)), now, twice=claimed[port.IfName] > 1)
+        for port in config.Ports or ()
+    )
+    return DeviceNetworkStatus(Version=config.Version, Testing=False, Ports=ports)
+
+
+def _errors(previous: DeviceNetworkStatus | None) -> Mapping[tuple[str, str], tuple[str, Time]]:
+    ports = previous.Ports or () if previous is not None else ()
+    return {(port.IfName, port.Name): (port.Error, port.ErrorTime) for port in ports}
+
+
+def _port_status(
+    port: NetworkPortConfig, facts: Facts, before: tuple[str, Time] | None, now: Time, *, twice: bool
+) -> NetworkPortStatus:
+    link = facts.link(port.IfName)
+    subnet, complaint = _static_subnet(port)
+    error, error_time = _error(port, link, complaint, before, now, twice=twice)
+    own = tuple(address for address in facts.addresses if link is not None and address.index == link.index)
+    if not subnet.IP and own:
+        first = min(own, key=lambda address: _order(address.address))
+        subnet = ip_net(f"{first.address}/{first.prefix_len}")
+    # The machine's resolver answers for every port that did not get name servers of its own.
+    resolver = link is not None and port.Dhcp == DhcpType.CLIENT and not port.DnsServers
+    return NetworkPortStatus(
+        IfName=port.IfName,
+        Name=port.Name or port.IfName,
+        IsMgmt=port.IsMgmt,
+        Free=port.Free,
+        AccessPoint=port.AccessPoint,
+        Dhcp=port.Dhcp,
+        Subnet=subnet,
+        Gateway=_gateway(facts, link) or port.Gateway,
+        DomainName=port.DomainName or (facts.domain if resolver else ""),
+        NtpServer=port.NtpServer,
+        DnsServers=facts.dns_servers if resolver else port.DnsServers,
+        AddrInfoList=tuple(AddrInfo(Addr=address) for address in sorted((a.address for a in own), key=_order)),
+        Proxies=port.Proxies,
+        Exceptions=port.Exceptions,
+        Pacfile=port.Pacfile,
+        NetworkProxyEnable=port.NetworkProxyEnable,
+        NetworkProxyURL=port.NetworkProxyURL,
+        WpadURL=port.WpadURL,
+        Error=error,
+        ErrorTime=error_time,
+    )
+
+
+def _error(
+    port: NetworkPortConfig,
+    link: Link | None,
+    complaint: str,
+    before: tuple[str, Time] | None,
+    now: Time,
+    *,
+    twice: bool,
+) -> tuple[str, Time]:
+    """The worst thing wrong with this port and since when; the config's own error has the config's own time."""
+    if port.ParseError:
+        return port.ParseError, port.ParseErrorTime
+    if not port.IfName:
+        error = "the port config names no interface"
+    elif link is None:
+        error = f"port {port.IfName} does not exist on this device; it is used as soon as it appears"
+    elif twice:
+        error = f"port {port.IfName} is listed more than once in the port config"
+    else:
+        error = complaint
+    if not error:
+        return "", ZERO_TIME
+    if before is not None and before[0] == error:
+        return error, before[1]
+    return error, now
+
+
+def _static_subnet(port: NetworkPortConfig) -> tuple[IpNet, str]:
+    """(subnet of the static address or none, what is wrong with it or "")."""
+    if not port.AddrSubnet:
+        wrong = "Dhcp is STATIC but AddrSubnet is empty" if port.Dhcp == DhcpType.STATIC else ""
+        return IpNet(), wrong
+    try:
+        return ip_net(port.AddrSubnet), ""
+    except ValueError:
+        return IpNet(), f"AddrSubnet is {port.AddrSubnet!r}, expected an address with its prefix like 10.1.0.2/24"
+
+
+def _gateway(facts: Facts, link: Link | None) -> IpAddr:
+    return next((gateway for index, gateway in facts.gateways if link is not None and index == link.index), "")
+
+
+def _order(text: str) -> tuple[int, bool, int]:
+    """IPv4 first, link-local addresses last within their family, then by number: the kernel's order may change."""
+    address = ipaddress.ip_address(text)
+    return address.version, address.is_link_local, int(address)
