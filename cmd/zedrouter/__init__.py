@@ -1,0 +1,24 @@
+"""zedrouter: numbers, names, MACs and addresses for network instances and for the vifs of apps.
+
+Subscribes  NetworkInstanceConfig  from zedagent, key UUID     which instances there should be
+            AppNetworkConfig       from zedmanager, key UUID   which app is on which of them
+            AppNetworkConfig       from zedagent, key UUID     the device's own management overlay
+            DeviceNetworkStatus    from nim, key `global`      ports and uplinks
+Publishes   NetworkInstanceStatus  key UUID
+            AppNetworkStatus       key app UUID
+            UuidToNum              key UUID, persistent        bridge and app numbers, 1 to 255 each
+            NetworkMode            key `global`                that the kernel is left alone
+Owns        those numbers; an address on an instance is owned by the status that shows it
+
+    instance    (no status) -> in service <-> Error, re-judged whenever a config or a port changes
+                            -> ChangeInProgress DELETE while apps are still on it -> (no status)
+    app         (no status) -> Activated <-> Error and MissingNetwork, re-judged likewise -> (no status)
+
+`--network none` is the only mode: no bridge, vif, address, route or rule is made in the kernel, the statuses are
+the plan of it. NetworkMode says so, ProgUplinkIntf and ACLRules stay empty. The LISP data plane is not driven: an
+overlay gets its vif's name and its EID, nothing more.
+
+Restart: a number is on disk before a status shows it, and an address is given by the one write of the status that shows
+it, so a kill in between loses nothing and gives nothing twice. Statuses without a config are removed once the tables
+are synchronized; numbers of apps that did not come back are freed five minutes after the first app config.
+"""

@@ -1,0 +1,309 @@
+"""The shell of zedrouter: reads tables, calls the decisions, publishes numbers before what uses them."""
+
+import argparse
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from pillar.agent import Agent
+from pillar.cmd.zedrouter.appnetwork import World, app_network_status, networks, vifs_on
+from pillar.cmd.zedrouter.instances import VifUse, instance_status, judge, leaving_status
+from pillar.cmd.zedrouter.ledger import Ledger
+from pillar.cmd.zedrouter.numbers import APP_NUM, BRIDGE_NUM, NoNumber
+from pillar.keyqueue import KeyQueue
+from pillar.pubsub import Subscription
+from pillar.types.enums import ChangeInProgressType
+from pillar.types.networkinstance import NetworkInstanceConfig, NetworkInstanceStatus
+from pillar.types.networkmode import NetworkMode
+from pillar.types.nim import DeviceNetworkStatus
+from pillar.types.scalars import IpAddr, Uuid, now
+from pillar.types.uuidtonum import UuidToNum
+from pillar.types.zedrouter import AppNetworkConfig, AppNetworkStatus
+
+GLOBAL: Final = "global"
+_INSTANCES: Final = "instances"  # the queue's key for all instances together; every other key is an app's UUID
+_NUMBERS: Final = "numbers"
+FREE_NUMBERS_AFTER_S: Final = 300.0  # after the first app config, as EVE
+
+_NONE: Final = NetworkMode(
+    Mode="none",
+    KernelChanged=False,
+    Explanation="zedrouter runs with --network none: bridges, vifs, addresses and rules in its statuses are planned, "
+    "none of them is made in the kernel",
+)
+
+
+class Zedrouter(Agent):
+    """Plans network instances and the networks of apps."""
+
+    name = "zedrouter"
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--network",
+            choices=["none"],
+            default="none",
+            help="what is done in the kernel: none, all is planned and published only (default: %(default)s)",
+        )
+
+    def start(self) -> None:
+        self.queue = KeyQueue(self.loop, self.step, self.log)
+        self.mode = self.pubsub.publication(NetworkMode)
+        self.mode.publish(GLOBAL, _NONE)
+        self.log.info("--network %s: %s", _NONE.Mode, _NONE.Explanation)
+        self.instance_table = self.pubsub.publication(NetworkInstanceStatus)
+        self.app_table = self.pubsub.publication(AppNetworkStatus)
+        # What this process publishes, decoded once: it is the only one who changes it.
+        self.instances = self.instance_table.items()
+        self.apps = self.app_table.items()
+        self.ledger = Ledger(self.pubsub.publication(UuidToNum, persistent=True), self.log)
+        self.ledger.mend(self._held(APP_NUM) | self._held(BRIDGE_NUM))
+        self._static: dict[Uuid, dict[Uuid, set[IpAddr]]] = {}  # app -> instance -> addresses its config names
+        self._touched: set[Uuid] = set()  # who had a config since this process started
+        self._free_numbers_planned = False
+        self._reported: dict[str, str] = {}
+        self.instance_configs = self.pubsub.subscription(
+            "zedagent",
+            NetworkInstanceConfig,
+            create=self._instance_config,
+            modify=self._instance_config,
+            delete=self._instance_config,
+            synchronized=lambda: self.queue.mark(_INSTANCES),
+        )
+        self.app_configs = self._follow_apps("zedmanager")
+        self.management_configs = self._follow_apps("zedagent")
+        self.network = self.pubsub.subscription(
+            "nim",
+            DeviceNetworkStatus,
+            create=self._ports_changed,
+            modify=self._ports_changed,
+            delete=self._ports_changed,
+        )
+        while self.pubsub.process():  # so that the first look sees everything that is there
+            self.touch()
+        self.ledger.rest({*self._touched, *self.apps, *self.instances})
+        self._instances_step()
+        for uuid in {*self.apps, *self.app_configs.keys(), *self.management_configs.keys()}:
+            self._app_step(uuid)
+        self._instances_step()
+        for table in (self.mode, self.instance_table, self.app_table):
+            table.signal_restarted()
+
+    def _follow_apps(self, publisher: str) -> Subscription[AppNetworkConfig]:
+        return self.pubsub.subscription(
+            publisher,
+            AppNetworkConfig,
+            create=self._app_config,
+            modify=self._app_config,
+            delete=lambda key, last: self._app_config(key, None),
+            synchronized=self._mark_apps,
+        )
+
+    # ---- what happened: only marks
+
+    def _instance_config(self, key: str, *config: NetworkInstanceConfig) -> None:
+        self._touched.add(key)
+        self.queue.mark(_INSTANCES)
+
+    def _app_config(self, key: str, config: AppNetworkConfig | None, *old: AppNetworkConfig) -> None:
+        self._touched.add(key)
+        named: dict[Uuid, set[IpAddr]] = {}
+        for network in (config.UnderlayNetworkList or ()) if config is not None else ():
+            if network.AppIPAddr:
+                named.setdefault(network.Network, set()).add(network.AppIPAddr)
+        self._static[key] = named
+        self.queue.mark(key)
+        if not self._free_numbers_planned:
+            self._free_numbers_planned = True
+            self.queue.mark_later(_NUMBERS, FREE_NUMBERS_AFTER_S)
+
+    def _ports_changed(self, key: str, *status: DeviceNetworkStatus) -> None:
+        if key == GLOBAL:
+            self.queue.mark(_INSTANCES)
+
+    def _mark_apps(self) -> None:
+        for uuid in self.apps:
+            self.queue.mark(uuid)
+
+    # ---- what to do about it
+
+    def step(self, key: str) -> None:
+        """Look at one key again."""
+        match key:
+            case "instances":
+                self._instances_step()
+            case "numbers":
+                self._free_numbers()
+            case _:
+                self._app_step(key)
+
+    def _instances_step(self) -> None:
+        """Judge all instances, publish what differs, and have the apps look that depend on them."""
+        configs = self.instance_configs.items()
+        network = self.network.get(GLOBAL)
+        uses = self._uses()
+        verdicts = judge(configs, self.instances, uses, network)
+        changed: set[Uuid] = set()
+        for uuid, verdict in verdicts.items():
+            before = self.instances.get(uuid)
+            bridge_num = before.BridgeNum if before is not None else 0
+            if not bridge_num and not verdict.error:
+                try:
+                    bridge_num = self.ledger.number(uuid, BRIDGE_NUM, self._held(BRIDGE_NUM))
+                except NoNumber as err:
+                    verdict = replace(verdict, error=str(err))
+            if verdict.held_back:
+                self._report(uuid, "its addressing changes once no app is on it any more")
+            status = instance_status(verdict, bridge_num, before, uses.get(uuid, ()), network, now())
+            if self._publish_instance(uuid, status) and not (before is not None and _same_for_apps(before, status)):
+                changed.add(uuid)
+        if self.instance_configs.is_synchronized:
+            for uuid in set(self.instances) - set(configs):
+                changed.add(uuid)
+                self._leave(uuid, uses.get(uuid, []))
+        self._mark_affected(changed)
+
+    def _leave(self, uuid: Uuid, uses: list[VifUse]) -> None:
+        """The instance's config is gone: it goes when the last app has left it, so its number cannot be given twice."""
+        if uses:
+            self._publish_instance(uuid, leaving_status(self.instances[uuid], uses))
+            return
+        self.instance_table.unpublish(uuid)
+        del self.instances[uuid]
+        self._reported.pop(uuid, None)
+        self.ledger.free(uuid, BRIDGE_NUM)
+        self.log.info("%s: network instance deleted", uuid)
+
+    def _app_step(self, uuid: Uuid) -> None:
+        config = self.app_configs.get(uuid) or self.management_configs.get(uuid)
+        before = self.apps.get(uuid)
+        if config is None:
+            if before is not None and self._config_is_gone(before):
+                self._remove_app(uuid)
+            return
+        wanted = {network.Network for network in networks(config)}
+        if wanted & set(self.instance_configs.keys()) - set(self.instances):
+            self._instances_step()  # a new instance and its app came together
+        app_num = 0
+        if not config.IsZedmanager:
+            try:
+                app_num = self.ledger.number(uuid, APP_NUM, self._held(APP_NUM))
+            except NoNumber as err:
+                self._publish_app(uuid, _without_number(config, before, str(err)))
+                return
+        others = {other: status for other, status in self.apps.items() if other != uuid}
+        world = World(self._configured(), self.instances, others, self._static_addresses())
+        self._publish_app(uuid, app_network_status(config, before, app_num, world, now()))
+
+    def _config_is_gone(self, status: AppNetworkStatus) -> bool:
+        """Not merely unread yet. A management record is zedagent's, all others are zedmanager's."""
+        source = self.management_configs if status.IsZedmanager else self.app_configs
+        return source.is_synchronized
+
+    def _remove_app(self, uuid: Uuid) -> None:
+        self.app_table.unpublish(uuid)
+        del self.apps[uuid]
+        self._static.pop(uuid, None)
+        self._reported.pop(uuid, None)
+        self.ledger.free(uuid, APP_NUM)
+        self.log.info("%s: app network deleted", uuid)
+        self._after_app_change(uuid)
+
+    def _free_numbers(self) -> None:
+        """Numbers stored for apps and instances that did not come back, e.g. after a reboot with another config."""
+        here = {*self._touched, *self.apps, *self.instances}
+        for uuid in self.ledger.forget_absent(here):
+            self.log.info("%s: its number is free again, it has neither config nor status", uuid)
+        self._after_app_change("")
+
+    # ---- publishing
+
+    def _publish_instance(self, uuid: Uuid, status: NetworkInstanceStatus) -> bool:
+        if not self.instance_table.publish(uuid, status):
+            return False
+        self.instances[uuid] = status
+        self._report(uuid, status.Error, f"network instance {status.DisplayName} {status.BridgeName}")
+        return True
+
+    def _publish_app(self, uuid: Uuid, status: AppNetworkStatus) -> None:
+        if not self.app_table.publish(uuid, status):
+            return
+        self.apps[uuid] = status
+        state = "activated" if status.Activated else "not activated"
+        self._report(uuid, status.Error, f"app network {status.DisplayName} {state}")
+        self._after_app_change(uuid)
+
+    def _after_app_change(self, uuid: Uuid) -> None:
+        """Instances show who is on them, and what this app took or gave back may matter to those that wait."""
+        self.queue.mark(_INSTANCES)
+        for other, status in self.apps.items():
+            if other != uuid and status.Error:
+                self.queue.mark(other)
+
+    def _mark_affected(self, instances: set[Uuid]) -> None:
+        if not instances:
+            return
+        for uuid, config in (*self.app_configs.items().items(), *self.management_configs.items().items()):
+            if any(network.Network in instances for network in networks(config)):
+                self.queue.mark(uuid)
+
+    def _report(self, uuid: Uuid, error: str, fine: str = "") -> None:
+        """Log an error once, and what became of it."""
+        text = error or fine
+        if self._reported.get(uuid) == text:
+            return
+        self._reported[uuid] = text
+        if error:
+            self.log.warning("%s: %s", uuid, error)
+        else:
+            self.log.info("%s: %s", uuid, text)
+
+    # ---- facts
+
+    def _held(self, num_type: str) -> dict[Uuid, int]:
+        """Numbers that statuses show: they are in use whatever the ledger says."""
+        if num_type == APP_NUM:
+            return {uuid: status.AppNum for uuid, status in self.apps.items() if status.AppNum}
+        return {uuid: status.BridgeNum for uuid, status in self.instances.items() if status.BridgeNum}
+
+    def _configured(self) -> set[Uuid]:
+        """Instances with a config; before all configs are read, one that a status was made from counts too."""
+        configured = set(self.instance_configs.keys())
+        if not self.instance_configs.is_synchronized:
+            configured |= {
+                uuid
+                for uuid, status in self.instances.items()
+                if status.ChangeInProgress != ChangeInProgressType.DELETE
+            }
+        return configured
+
+    def _uses(self) -> dict[Uuid, list[VifUse]]:
+        uses: dict[Uuid, list[VifUse]] = {}
+        for uuid, status in self.apps.items():
+            for network, name, vif in vifs_on(status):
+                uses.setdefault(network, []).append(VifUse(name, vif.mac, uuid, vif.address))
+        return uses
+
+    def _static_addresses(self) -> dict[Uuid, set[IpAddr]]:
+        merged: dict[Uuid, set[IpAddr]] = {}
+        for named in self._static.values():
+            for network, addresses in named.items():
+                merged.setdefault(network, set()).update(addresses)
+        return merged
+
+
+def _same_for_apps(before: NetworkInstanceStatus, after: NetworkInstanceStatus) -> bool:
+    """Do the two differ only in who is on the instance?"""
+    return before == msgspec.structs.replace(after, Vifs=before.Vifs, IPAssignments=before.IPAssignments)
+
+
+def _without_number(config: AppNetworkConfig, before: AppNetworkStatus | None, error: str) -> AppNetworkStatus:
+    """The status of an app that cannot have a number now."""
+    return AppNetworkStatus(
+        UUIDandVersion=config.UUIDandVersion,
+        DisplayName=config.DisplayName,
+        Error=error,
+        ErrorTime=before.ErrorTime if before is not None and before.Error == error else now(),
+    )
