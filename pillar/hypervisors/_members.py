@@ -1,0 +1,85 @@
+"""The processes of one `process` domain, and how to end them all without touching a stranger.
+
+A process belongs to the domain when it is the holder named in the lock file (pid, start time and boot), has that
+holder's session while the holder lives, has the lock file open, or carries the lock's path in its environment. A pid
+alone proves nothing: each process is held by a pidfd before it is asked, so the signal reaches the process that was
+asked or nobody.
+"""
+
+import os
+import select
+import signal
+import time
+from pathlib import Path
+
+from pillar.hypervisors import _proc
+from pillar.hypervisors._environment import LOCK_VARIABLE
+from pillar.hypervisors._proc import Identity
+
+KILL_WAIT_S = 10.0  # a killed process that is still there after that hangs in the kernel
+
+
+def members(lock: Path, holder: Identity | None) -> dict[int, int]:
+    """The living processes of the domain: pid -> pidfd. The caller closes the descriptors."""
+    try:
+        file = os.stat(lock)
+    except FileNotFoundError:
+        return {}
+    entry = os.fsencode(f"{LOCK_VARIABLE}={lock}")
+    holder_lives = holder is not None and _proc.alive(holder)
+    found: dict[int, int] = {}
+    for pid in _proc.all_pids():
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (ProcessLookupError, OSError):  # OSError: a thread's id or a process that ended just now
+            continue
+        looks = _proc.stat(pid)
+        ours = looks is not None and (
+            (holder is not None and holder_lives and looks.session == holder.pid)
+            or _proc.has_environment(pid, entry)
+            or _proc.holds_file(pid, file.st_dev, file.st_ino)
+        )
+        if ours:
+            found[pid] = descriptor
+        else:
+            os.close(descriptor)
+    return found
+
+
+def end_all(lock: Path, holder: Identity | None, grace_s: float) -> list[int]:
+    """TERM to every process of the domain, `grace_s` seconds, then KILL to what is left until nothing is.
+
+    Returns the pids that survived even that: processes that hang in the kernel.
+    """
+    _signal_and_wait(members(lock, holder), signal.SIGTERM, grace_s)
+    deadline = time.monotonic() + KILL_WAIT_S
+    while left := members(lock, holder):  # again and again: a process may fork while it is being looked for
+        pids = sorted(left)
+        _signal_and_wait(left, signal.SIGKILL, max(0.0, deadline - time.monotonic()))
+        if time.monotonic() >= deadline:
+            return pids
+    return []
+
+
+def _signal_and_wait(processes: dict[int, int], number: signal.Signals, wait_s: float) -> None:
+    """Signal each and wait until all have ended or the time is over. Closes the descriptors."""
+    deadline = time.monotonic() + wait_s
+    poll = select.poll()
+    waiting = set(processes.values())
+    try:
+        for descriptor in waiting:
+            poll.register(descriptor, select.POLLIN)
+        if wait_s > 0 or number is signal.SIGKILL:
+            for descriptor in waiting:
+                try:
+                    signal.pidfd_send_signal(descriptor, number)
+                except ProcessLookupError:
+                    continue
+        left = set(waiting)
+        while left and (rest_s := deadline - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(rest_s * 1000):
+                poll.unregister(descriptor)
+                left.discard(descriptor)
+    finally:
+        for descriptor in waiting:
+            os.close(descriptor)

@@ -1,0 +1,109 @@
+"""Who is who among processes: a pid alone names nobody, a pid with its start time and boot does.
+
+All answers come from /proc and are true only for the moment they were read; to act on a process, hold its pidfd
+first and ask afterwards (`opened`): the pidfd then names the process that was asked about, whatever the pid does later.
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+DEAD_STATES = "ZXx"  # an orphan may stay a zombie for seconds under a slow init; it is dead all the same
+
+
+@dataclass(frozen=True)
+class ProcessStat:
+    """What of /proc/<pid>/stat matters here."""
+
+    state: str
+    session: int
+    start_ticks: int  # field 22: clock ticks since boot
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process, for ever."""
+
+    pid: int
+    start_ticks: int
+    boot: str
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot: start times of different boots are not comparable."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def stat(pid: int) -> ProcessStat | None:
+    """Read one process; None when there is none, or it is dead and only waits to be reaped."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in field 2 may hold spaces and parentheses; what follows the last one is regular, from field 3 on.
+    fields = text[text.rindex(b")") + 2 :].split()
+    state = fields[0].decode()
+    if state in DEAD_STATES and not _has_other_threads(pid):
+        return None
+    return ProcessStat(state=state, session=int(fields[3]), start_ticks=int(fields[19]))
+
+
+def _has_other_threads(pid: int) -> bool:
+    """Whether a process whose first thread ended goes on in others: the kernel calls it a zombie all the same."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def alive(who: Identity) -> bool:
+    """Whether exactly this process lives."""
+    if who.boot != boot_id():
+        return False
+    found = stat(who.pid)
+    return found is not None and found.start_ticks == who.start_ticks
+
+
+def opened(who: Identity) -> int | None:
+    """A pidfd of exactly this process, or None when it does not live. The caller closes it."""
+    try:
+        descriptor = os.pidfd_open(who.pid)
+    except ProcessLookupError:
+        return None
+    if alive(who):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def all_pids() -> list[int]:
+    """Every process of this pid namespace but our own."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def holds_file(pid: int, device: int, inode: int) -> bool:
+    """Whether the process has this file open. False when it is not ours to look at."""
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found = os.stat(f"/proc/{pid}/fd/{name}")
+                if found.st_ino == inode and found.st_dev == device:
+                    return True
+    return False
+
+
+def has_environment(pid: int, entry: bytes) -> bool:
+    """Whether the process was started with this NAME=value. False when it is not ours to look at."""
+    try:
+        return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+
+
+def command_line(pid: int) -> list[bytes]:
+    """The arguments of a process, [] when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
