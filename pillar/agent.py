@@ -47,8 +47,8 @@ class Agent:
     """One daemon. Subclasses name themselves, add options and override `start`, `settings_changed` and `stop`."""
 
     name: ClassVar[str]
-    # The terminal belongs to the log; the supervisor draws there itself.
-    log_to_terminal: ClassVar[bool] = True
+    log_to_terminal: ClassVar[bool] = True  # False: it shows its own lines there
+    announces_itself: ClassVar[bool] = False  # True: calls `ready` itself, some time after `start`
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -86,21 +86,24 @@ class Agent:
     def settings_changed(self, old: GlobalConfig) -> None:
         """Override: `settings` differs from `old`. Not called before `start`."""
 
+    def end(self, number: signal.Signals) -> None:
+        """SIGTERM or SIGINT came: leave the loop. Only who has something to wait for overrides this."""
+        self.log.info("%s: ending", number.name)
+        self.loop.stop(EXIT_OK)
+
     def stop(self) -> None:
         """Override: the loop has ended after SIGTERM. Must be quick; nothing may depend on it (kill -9)."""
 
     def ready(self, status: int = 0, text: str = "") -> None:
-        """Tell whoever started this process. `run` does so after `start` unless `announces_itself` is set."""
+        """Tell whoever started this process. `run` does so after `start` unless `announces_itself`."""
         ready.report(status, text)
-
-    announces_itself: ClassVar[bool] = False
 
     # ---- the parts of a life, called by `run`
 
     def live(self) -> int:
         """From here to the end of the process; returns its exit status."""
-        self.loop.on_signal(signal.SIGTERM, lambda: self._end(signal.SIGTERM))
-        self.loop.on_signal(signal.SIGINT, lambda: self._end(signal.SIGINT))
+        self.loop.on_signal(signal.SIGTERM, lambda: self.end(signal.SIGTERM))
+        self.loop.on_signal(signal.SIGINT, lambda: self.end(signal.SIGINT))
         self.touch()
         self._load_settings()
         self.start()
@@ -135,10 +138,6 @@ class Agent:
             self._touch_failed = True
         else:
             self._touch_failed = False
-
-    def _end(self, number: signal.Signals) -> None:
-        self.log.info("%s: ending", number.name)
-        self.loop.stop(EXIT_OK)
 
     def _load_settings(self) -> None:
         """GlobalConfig as it stands on disk, before `start` looks at the settings."""

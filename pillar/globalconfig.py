@@ -6,7 +6,7 @@ directly, they use `effective(record)`. Times are seconds, as in EVE.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -86,7 +86,7 @@ def effective(asked: GlobalConfig | None) -> GlobalConfig:
     """
     if asked is None:
         return DEFAULTS
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     for field in _ZERO_IS_DEFAULT:
         if not getattr(asked, field):
             changes[field] = getattr(DEFAULTS, field)

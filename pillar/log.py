@@ -184,7 +184,7 @@ def _traceback(record: logging.LogRecord) -> str:
     import traceback
 
     assert record.exc_info is not None
-    return "".join(traceback.format_exception(*record.exc_info)).rstrip()  # type: ignore[arg-type]
+    return "".join(traceback.format_exception(*record.exc_info)).rstrip()
 
 
 def _clean(value: object) -> object:

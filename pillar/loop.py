@@ -137,12 +137,14 @@ class Loop:
         self._soon.append(callback)
 
     def call_soon_threadsafe(self, callback: Callback) -> None:
-        """As `call_soon`, from any thread. After the loop has ended it does nothing."""
+        """As `call_soon`, from any thread. After `close` it does nothing."""
+        if self._eventfd < 0:
+            return
         self._handed_over.append(callback)
         try:
             os.eventfd_write(self._eventfd, 1)
         except OSError:
-            return  # full: the loop wakes up anyway; closed: nobody will ever look
+            return  # full: the loop wakes up anyway; closed since we looked: nobody waits for it
 
     def on_signal(self, number: signal.Signals, callback: Callback) -> None:
         """Call `callback` in the loop when the process gets this signal. Main thread only."""
