@@ -1,0 +1,214 @@
+"""The shell of zedagent: look at the files when they change, decide, publish."""
+
+import dataclasses
+import signal
+import stat
+from typing import ClassVar
+
+import msgspec
+
+from pillar.agent import Agent
+from pillar.cmd.zedagent import reboot, source
+from pillar.cmd.zedagent.parse import deactivated, parse_config
+from pillar.cmd.zedagent.reboot import Reboot
+from pillar.cmd.zedagent.tables import KEY, Tables
+from pillar.controller.config_pb2 import EdgeDevConfig
+from pillar.controller.device import ConfigRefused
+from pillar.controller.files import sweep_staged
+from pillar.controller.handed import NAMES, Handed, handed_in
+from pillar.keyqueue import KeyQueue
+from pillar.pubsub.inotify import Inotify, InotifyConstants
+from pillar.pubsub.pathwatch import PathWatch
+from pillar.types.deviceconfig import DeviceConfigStatus
+from pillar.types.enums import ConfigGetStatus
+from pillar.types.scalars import ZERO_TIME, now
+from pillar.types.zedagent import ZedAgentStatus
+
+_LOOK = "device config"  # the one key of the queue
+_LOOK_AGAIN_S = 300.0  # the seat belt: mounts and changes behind a link give no event
+
+_C = InotifyConstants
+_EVENTS = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_MOVED_FROM | _C.IN_DELETE | _C.IN_CREATE | _C.IN_ATTRIB
+
+
+class ZedAgent(Agent):
+    """Reads the device config from DIR/config and publishes what it asks for."""
+
+    name: ClassVar[str] = "zedagent"
+
+    def start(self) -> None:
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # see source._has_writer
+        self.where.config.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._reboot_path = self.where.config / reboot.REBOOT_CONFIG_NAME
+        sweep_staged(self._reboot_path)
+        self._checkpoint = source.Checkpoint(self.where.checkpoint)
+        self._tables = Tables(self.pubsub)
+        self._config: EdgeDevConfig | None = None  # the one in force
+        self._looked: Handed | None = None  # the file that was judged last
+        self._changed = True  # an event came since then
+        self._rebooting = False
+        self._signalled = False
+        self._queue = KeyQueue(self.loop, self._step, self.log)
+        self._inotify = Inotify()
+        self._watch = PathWatch(
+            self._inotify, str(self.where.root), ["config"], _EVENTS, self._file_event, self._directory_changed
+        )
+        self.loop.add_reader(self._inotify.fileno(), self._inotify.dispatch)
+        self._watch.lookup()
+        self._queue.mark(_LOOK)
+
+    def _file_event(self, name: str, mask: int) -> None:
+        if name not in NAMES:
+            return
+        # A file that was just created is still empty: what counts is its close. Only a link is there at once.
+        if mask & _C.IN_CREATE and not self._is_link(name):
+            return
+        self._look_soon()
+
+    def _is_link(self, name: str) -> bool:
+        try:
+            status = (self.where.config / name).lstat()
+        except OSError:
+            return False
+        return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
+
+    def _directory_changed(self) -> None:
+        self.loop.call_soon(self._watch.lookup)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        self._changed = True
+        self._queue.mark(_LOOK)
+
+    def _step(self, key: str) -> None:
+        self._queue.mark_later(_LOOK, _LOOK_AGAIN_S)
+        self.look()
+        if not self._signalled:
+            self._tables.signal_restarted()
+            self._signalled = True
+
+    def look(self) -> None:
+        """Go by the newest file if it is good; else keep what is in force, and say so. Safe to call at any time."""
+        handed = next(iter(handed_in(self.where.config)), None)
+        if handed is not None and handed == self._looked and not self._changed:
+            return
+        self._changed = False
+        try:
+            if handed is None:
+                self._refuse("no device config: neither device.json nor device.pb is there")
+            else:
+                self._judge(handed)
+        except Exception:
+            self._changed = True  # not done: the queue tries again
+            raise
+        self._looked = handed
+
+    def _judge(self, handed: Handed) -> None:
+        try:
+            config = source.read(handed.path)
+        except source.BeingWritten:
+            self.log.info("%s is being written; waiting until it is closed", handed.path)
+            if self._config is None:
+                self._refuse(f"{handed.path} is being written")
+            return
+        except FileNotFoundError:
+            self._look_soon()  # gone since we looked: look for another one
+            return
+        except (ConfigRefused, OSError) as why:
+            self._refuse(f"{handed.path} refused: {why}")
+            return
+        self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)))
+        if self._checkpoint.save(config):
+            self.log.info("%s saved to %s", handed.path, self._checkpoint.path)
+        self._attempted(ConfigGetStatus.SUCCESS)
+
+    def _refuse(self, why: str) -> None:
+        """No newest config: go on with the one in force, else with the saved one."""
+        outcome = ConfigGetStatus.FAIL
+        if self._config is None:
+            outcome = self._fall_back()
+        before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
+        if self._config is None:
+            before = DeviceConfigStatus(State="none", Error=before.Error, ErrorTime=before.ErrorTime)
+        if before.Error != why:
+            self.log.error("%s; going on with %s", why, self._in_force())
+            before = msgspec.structs.replace(before, Error=why, ErrorTime=now())
+        self._tables.config_status.publish(KEY, before)
+        self._attempted(outcome)
+
+    def _fall_back(self) -> ConfigGetStatus:
+        """At the start: what was in force before, and only without that an older file that somebody handed in."""
+        try:
+            saved = self._checkpoint.load()
+        except (ConfigRefused, OSError) as why:
+            self.log.error("%s cannot be used: %s", self._checkpoint.path, why)
+            saved = None
+        if saved is not None:
+            self._apply(saved, DeviceConfigStatus(State="saved"), keep_error=True)
+            return ConfigGetStatus.READ_SAVED
+        for handed in handed_in(self.where.config)[1:]:
+            try:
+                config = source.read(handed.path)
+            except (ConfigRefused, source.BeingWritten, OSError) as why:
+                self.log.error("%s cannot be used either: %s", handed.path, why)
+                continue
+            self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)), keep_error=True)
+        return ConfigGetStatus.FAIL
+
+    def _in_force(self) -> str:
+        if self._config is None:
+            return "what an earlier zedagent published"
+        return f"the config of device {self._config.id.uuid}, version {self._config.id.version!r}"
+
+    def _apply(self, config: EdgeDevConfig, status: DeviceConfigStatus, *, keep_error: bool = False) -> None:
+        """Make the tables say what `config` says. After an error the whole of it is done again."""
+        parsed = parse_config(config, self._tables.published(), now())
+        self._obey_reboot(config)
+        if self._rebooting:
+            parsed = dataclasses.replace(parsed, apps=deactivated(parsed.apps))
+        changes = self._tables.publish(parsed)
+        self._config = config
+        before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
+        status = msgspec.structs.replace(
+            status,
+            DeviceUUID=config.id.uuid,
+            Version=config.id.version,
+            Error=before.Error if keep_error else "",
+            ErrorTime=before.ErrorTime if keep_error else ZERO_TIME,
+            Problems=parsed.problems or None,
+        )
+        for problem in parsed.problems:
+            if problem not in (before.Problems or ()):
+                self.log.warning("%s", problem)
+        if self._tables.config_status.publish(KEY, status) or changes:
+            self.log.info("%s in force: %s", self._in_force(), ", ".join(changes) or "nothing changed")
+
+    def _obey_reboot(self, config: EdgeDevConfig) -> None:
+        wanted = config.reboot if config.HasField("reboot") else None
+        try:
+            kept = reboot.kept_counter(self._reboot_path)
+        except ValueError as err:
+            self.log.error("%s; taking the config's counter for the first one", err)
+            kept = None
+        match reboot.decide(wanted, kept):
+            case Reboot.FORGET:
+                self._reboot_path.unlink(missing_ok=True)
+            case Reboot.REMEMBER if wanted is not None:
+                reboot.keep(self._reboot_path, wanted)
+            case Reboot.NOW if wanted is not None:
+                self.log.warning("reboot asked for: counter %s, was %s; all apps are deactivated", wanted.counter, kept)
+                self._rebooting = True
+                self._tables.deactivate_apps()
+                self._attempted(ConfigGetStatus.SUCCESS)
+                # Last: until the counter is kept, a zedagent that was killed here does all of this again.
+                reboot.keep(self._reboot_path, wanted)
+
+    def _attempted(self, outcome: ConfigGetStatus) -> None:
+        status = ZedAgentStatus(
+            Name=KEY,
+            ConfigGetStatus=outcome,
+            RebootCmd=self._rebooting,
+            RebootReason=reboot.REASON if self._rebooting else "",
+        )
+        if self._tables.status.publish(KEY, status):
+            self.log.info("config %s", outcome.name)

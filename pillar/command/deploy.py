@@ -1,0 +1,48 @@
+"""Hand a device config to zedagent.
+
+FILE is an EdgeDevConfig as an EVE controller sends it, in protobuf-JSON or binary. It is checked and put in
+place as DIR/config/device.json or device.pb by rename; zedagent reads it at once, or when it starts.
+
+exit status: 0 handed in   1 FILE cannot be read, is no device config or names no device   2 wrong usage
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from pillar.locations import Locations
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="the device config")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and hand in."""
+    # Protobuf takes a while to load, so only the commands that need it do so.
+    from pillar.controller.device import MAX_CONFIG_BYTES, ConfigRefused, decode
+    from pillar.controller.handed import hand_in
+    from pillar.controller.summary import facts, lines
+
+    try:
+        with args.file.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        if len(data) > MAX_CONFIG_BYTES:
+            raise ConfigRefused(f"more than {MAX_CONFIG_BYTES} bytes")
+        config, suffix = decode(data)
+    except (ConfigRefused, OSError) as why:
+        text = why.strerror if isinstance(why, OSError) else str(why)
+        print(f"pillar deploy: {args.file}: {text}; nothing was changed", file=sys.stderr)
+        return 1
+    target, removed = hand_in(Locations(args.root).config, f"device.{suffix}", data)
+    if args.json:
+        print(json.dumps({"file": str(target), "removed": [str(path) for path in removed], **facts(config)}))
+        return 0
+    print(f"deployed {target}")
+    for line in lines(config):
+        print(line)
+    for path in removed:
+        print(f"removed {path}: its time was not older, so it would have counted instead")
+    return 0
