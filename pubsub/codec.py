@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,7 +22,7 @@ from pillar.pubsub.depth import MAX_DEPTH, too_deep
 from pillar.pubsub.errors import BadRecord, EncodeFailed
 from pillar.pubsub.gofloat import floats_as_text
 from pillar.pubsub.lenient import LenientDecoder, Rejected, without_surrogates
-from pillar.pubsub.shape import shape_of
+from pillar.pubsub.shape import overflow_check, shape_of
 
 T = TypeVar("T")
 
@@ -33,9 +32,6 @@ _plain_encoder = msgspec.json.Encoder()
 # Go writes these as \u00XX; msgspec has the short escapes. A pair of backslashes is consumed as one match.
 _ESCAPE = re.compile(rb"\\(.)")
 _GO_ESCAPES = {b"b": b"\\u0008", b"f": b"\\u000c"}
-
-# An integer that may not fit 64 bits, at the place of a value: msgspec cannot check that bound itself.
-_HUGE = re.compile(rb"[:,\[]\s*[0-9]{20}")
 
 
 def encode(record: object) -> bytes:
@@ -105,6 +101,7 @@ class _Codec:
         self.record_type = record_type
         self.shape = shape_of(record_type)
         self.strict = msgspec.json.Decoder(self.shape.target)
+        self.overflows = overflow_check(self.shape.target)
         self.lenient: LenientDecoder | None = None  # made when first needed: most types never do
 
     def decode(self, data: bytes) -> Any:
@@ -127,26 +124,34 @@ class _Codec:
         """
         if self.shape.ignores_unknown and encode(value) != data:
             return False
-        return not (self.shape.uint64 and _HUGE.search(data))
+        return self.overflows is None or not self.overflows(value)
 
 
-@cache
+_codecs: dict[type, _Codec] = {}
+
+
 def _codec(record_type: type) -> _Codec:
-    return _Codec(record_type)
+    codec = _codecs.get(record_type)
+    if codec is None:
+        codec = _codecs[record_type] = _Codec(record_type)
+    return codec
 
 
 def _go_text(data: bytes) -> bytes:
-    """What Go does to its JSON text: no character that would be special in HTML or JavaScript."""
+    """What Go does to its JSON text: no character that would be special in HTML or JavaScript.
+
+    Searching one byte is five times as fast as searching two, so that comes first.
+    """
+    if b"\\" in data and (b"\\b" in data or b"\\f" in data):
+        data = _ESCAPE.sub(lambda found: _GO_ESCAPES.get(found[1], found[0]), data)
     if b"<" in data:
         data = data.replace(b"<", b"\\u003c")
     if b">" in data:
         data = data.replace(b">", b"\\u003e")
     if b"&" in data:
         data = data.replace(b"&", b"\\u0026")
-    if b"\xe2\x80" in data:
+    if b"\xe2" in data:
         data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-    if b"\\b" in data or b"\\f" in data:
-        data = _ESCAPE.sub(lambda found: _GO_ESCAPES.get(found[1], found[0]), data)
     return data
 
 

@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
+import decimal
 import json
 import math
 import re
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -293,12 +296,10 @@ def _enum(cls: Any) -> Reader:
 
 def _foreign(node: inspect.Type) -> Reader:
     """A kind that Go does not have (a date, a dataclass): msgspec's own rules."""
-    target: Any = {
-        inspect.DateTimeType: "datetime.datetime",
-    }.get(type(node)) or getattr(node, "cls", None)
+    target = _FOREIGN.get(type(node)) or getattr(node, "cls", None)
 
     def read(value: Any, path: str) -> Any:
-        if target is None or isinstance(target, str):
+        if target is None:
             raise Rejected(f"{path}: {type(node).__name__} is read strictly only")
         try:
             return msgspec.convert(plain(value), target)
@@ -306,6 +307,16 @@ def _foreign(node: inspect.Type) -> Reader:
             raise Rejected(f"{path}: {err}") from None
 
     return read
+
+
+_FOREIGN: dict[type, type] = {
+    inspect.DateTimeType: datetime.datetime,
+    inspect.DateType: datetime.date,
+    inspect.TimeType: datetime.time,
+    inspect.TimeDeltaType: datetime.timedelta,
+    inspect.DecimalType: decimal.Decimal,
+    inspect.UUIDType: uuid.UUID,
+}
 
 
 def _bare(node: inspect.Type) -> inspect.Type:

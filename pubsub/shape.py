@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 import msgspec
@@ -18,7 +19,6 @@ class Shape:
     target: Any = None  # the annotation of what the JSON holds: the class, or that field's
     immutable: bool = True  # nothing in it can be changed in place
     ignores_unknown: bool = False  # some struct in it passes over unknown members
-    uint64: bool = False  # some integer in it is unsigned without an upper bound
     floats: bool = False  # it may hold a float
 
     def look(self, node: inspect.Type, seen: set[int]) -> None:
@@ -49,11 +49,9 @@ class Shape:
             case inspect.ListType() | inspect.SetType():
                 self.immutable = False
                 self.look(node.item_type, seen)
-            case inspect.IntType():
-                self.uint64 |= node.ge is not None and node.le is None
             case inspect.FloatType():
                 self.floats = True
-            case inspect.StrType() | inspect.BoolType() | inspect.BytesType() | inspect.NoneType():
+            case inspect.IntType() | inspect.StrType() | inspect.BoolType() | inspect.BytesType() | inspect.NoneType():
                 pass
             case inspect.EnumType() | inspect.LiteralType():
                 pass
@@ -62,13 +60,91 @@ class Shape:
                 self.ignores_unknown = self.floats = True
 
 
-@cache
+_shapes: dict[type, Shape] = {}
+
+
 def shape_of(record_type: type) -> Shape:
     """The shape of a class; of anything that is no msgspec.Struct, the most careful one."""
+    shape = _shapes.get(record_type)
+    if shape is None:
+        shape = _shapes[record_type] = _read(record_type)
+    return shape
+
+
+def _read(record_type: type) -> Shape:
     if not issubclass(record_type, msgspec.Struct):
-        return Shape(target=record_type, immutable=False, ignores_unknown=True, uint64=True, floats=True)
+        return Shape(target=record_type, immutable=False, ignores_unknown=True, floats=True)
     shape = Shape(root=getattr(record_type, "json_root", ""), target=record_type)
     shape.look(inspect.type_info(record_type), set())
     if shape.root:
         shape.target = get_type_hints(record_type, include_extras=True)[shape.root]
     return shape
+
+
+Check = Callable[[Any], bool]
+
+UINT64_MAX = 2**64 - 1
+
+
+def overflow_check(target: Any) -> Check | None:
+    """Tells whether a decoded value holds an integer beyond 64 bits, which msgspec lets pass in an unsigned field.
+
+    None when the type has no such field. A bound of 2**64 - 1 is the one thing msgspec cannot check itself; looking
+    at just those fields costs less than searching the text for long numbers.
+    """
+    return _overflow(inspect.type_info(target), {})
+
+
+def _overflow(node: inspect.Type, structs: dict[int, Check | None]) -> Check | None:
+    match node:
+        case inspect.Metadata():
+            return _overflow(node.type, structs)
+        case inspect.IntType(ge=low, le=None) if low is not None:
+            return UINT64_MAX.__lt__
+        case inspect.StructType():
+            if id(node) not in structs:
+                structs[id(node)] = None  # a struct inside itself: its own fields are enough
+                structs[id(node)] = _struct_overflow(node, structs)
+            return structs[id(node)]
+        case inspect.UnionType():
+            checks = [check for inner in node.types if (check := _overflow(inner, structs))]
+            if not checks:
+                return None
+            check = checks[0]
+            return lambda value: value is not None and check(value)
+        case inspect.VarTupleType() | inspect.ListType():
+            return _any(_overflow(node.item_type, structs), iter)
+        case inspect.DictType():
+            return _any(_overflow(node.value_type, structs), dict.values)
+        case _:
+            return None
+
+
+def _any(check: Check | None, parts: Callable[[Any], Iterable[Any]]) -> Check | None:
+    return None if check is None else lambda value: any(map(check, parts(value)))
+
+
+def _struct_overflow(node: inspect.StructType, structs: dict[int, Check | None]) -> Check | None:
+    """Numbers are compared in one go; a look-up per field would cost as much as decoding it."""
+    numbers = []
+    parts = []
+    for field in node.fields:
+        check = _overflow(field.type, structs)
+        if check is not None and isinstance(_bare(field.type), inspect.IntType):
+            numbers.append(field.name)
+        elif check is not None:
+            parts.append((attrgetter(field.name), check))
+    if not numbers and not parts:
+        return None
+    largest = attrgetter(*numbers, numbers[0]) if numbers else None  # twice the first: always a tuple
+
+    def overflows(value: Any) -> bool:
+        if largest is not None and max(largest(value)) > UINT64_MAX:
+            return True
+        return any(check(part(value)) for part, check in parts)
+
+    return overflows
+
+
+def _bare(node: inspect.Type) -> inspect.Type:
+    return _bare(node.type) if isinstance(node, inspect.Metadata) else node

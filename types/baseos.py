@@ -63,7 +63,7 @@ class CertConfig(Record):
 
 
 class CertObjConfig(Record):
-    """Certificates that signed images need. Written by zedagent; keyed by the UUID of who needs them, an app or base OS."""
+    """Certificates that signed images need. Written by zedagent; keyed by the UUID of the app or base OS."""
 
     UUIDandVersion: UUIDandVersion = UUIDandVersion()
     ConfigSha256: str = ""  # never filled by zedagent

@@ -17,9 +17,10 @@ class PerAgentSettings(Record):
 
 
 class GlobalConfig(Record):
-    """Settings of the device, as they were given: zero means not set. Written by zedagent in the global table; key `global`.
+    """Settings of the device. Written by zedagent in the global table; key `global`.
 
-    Times in seconds. Defaults and minimums (the numbers beside the fields) are applied by who uses the settings.
+    As they were given: zero means not set. Times in seconds. Defaults and minimums (the numbers beside the fields) are
+    applied by who uses the settings.
     """
 
     ConfigInterval: Uint32 = 0  # config fetch; default 60, min 5

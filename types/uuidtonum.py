@@ -7,8 +7,8 @@ from pillar.types.scalars import NIL_UUID, ZERO_TIME, Int64, Time, Uuid
 
 
 class UuidToNum(Record):
-    """The number an app or network instance has for a purpose. Written by those who give the numbers out, zedmanager and
-    zedrouter (persistent); keyed by UUID.
+    """The number an app or network instance has for a purpose. Written (persistent) by those who give the numbers out,
+    zedmanager and zedrouter; keyed by UUID.
     """
 
     UUID: Uuid = NIL_UUID  # owner
