@@ -1,0 +1,76 @@
+"""How much room downloads take and may take, in KiB. Counted from what is there, never added to or subtracted from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pillar.transports.partfile import part_path
+from pillar.types.common import kib
+from pillar.types.downloader import GlobalDownloadStatus
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one object in flight may grow to and how much of it is on disk already, both KiB."""
+
+    promised: int
+    on_disk: int
+
+    @property
+    def outstanding(self) -> int:
+        return max(0, self.promised - self.on_disk)
+
+
+def tally(max_space: int, used: int, reservations: Iterable[Reservation]) -> GlobalDownloadStatus:
+    """The published sums: what is on disk (part files too), what is promised beyond that, and what remains."""
+    reserved = sum(reservation.outstanding for reservation in reservations)
+    return GlobalDownloadStatus(
+        UsedSpace=used, ReservedSpace=reserved, RemainingSpace=max(0, max_space - used - reserved)
+    )
+
+
+def used_kib(directory: Path) -> int:
+    """Size of every file below, each rounded up. What vanishes while it is counted does not count."""
+    total = 0
+    waiting = [directory]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        total += kib(entry.stat(follow_symlinks=False).st_size)
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def default_max_kib(persist: Path) -> int:
+    """Half of the file system: what downloads may take when no GlobalDownloadConfig says otherwise."""
+    existing = next(path for path in (persist, *persist.parents) if path.exists())
+    filesystem = os.statvfs(existing)
+    return filesystem.f_blocks * filesystem.f_frsize // 1024 // 2
+
+
+def sweep(pending: Path, wanted: Iterable[tuple[str, str]]) -> list[Path]:
+    """Remove every file in `pending` that belongs to no wanted (safename, sha256); returns what was removed."""
+    names: set[str] = set()
+    digests: set[str] = set()
+    for safename, sha256 in wanted:
+        part = part_path(Path(safename)).name
+        names |= {safename, part, f"{part}.json", f"{part}.json.new"}
+        digests.add(sha256)
+    removed = []
+    for path in sorted(pending.glob("**/*"), reverse=True):  # a directory after what is in it
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+        elif not (path.parent != pending and path.parent.name in digests) and path.name not in names:
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed

@@ -1,0 +1,92 @@
+"""One agent as a real process on a private root, fed by hand: its config files are written, its status files read."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from servers import eventually
+
+
+class AgentProcess:
+    """`python -m pillar.cmd.<agent>`; `command` may be put in front of it (unshare and the like)."""
+
+    def __init__(self, root: Path, agent: str, command: tuple[str, ...] = ()) -> None:
+        self.root = root
+        self.agent = agent
+        self.command = (*command, sys.executable, "-m", f"pillar.cmd.{agent}", "--root", str(root))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> AgentProcess:
+        """Start it; returns when it is ready (it says so in its log)."""
+        log = self.root / "persist" / "log" / f"{self.agent}.log"
+        before = log.read_text().count(" started, root") if log.exists() else 0
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        self.process = subprocess.Popen(
+            self.command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        eventually(lambda: log.exists() and log.read_text().count(" started, root") > before, f"{self.agent} is ready")
+        return self
+
+    def kill(self) -> None:
+        """kill -9, of everything that belongs to it."""
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(timeout=10)
+
+    @property
+    def log_text(self) -> str:
+        return (self.root / "persist" / "log" / f"{self.agent}.log").read_text()
+
+
+class Table:
+    """A table's files, as a person sees them."""
+
+    def __init__(self, root: Path, agent: str, topic: str, scope: str = "") -> None:
+        self.directory = root / "run" / agent / scope / topic
+
+    def write(self, key: str, **fields: Any) -> None:
+        """Put a record in place by hand, as an editor does it: written in full, then renamed."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        staged = self.directory / f".{key[:100]}.new"
+        staged.write_text(json.dumps(fields))
+        staged.rename(self.directory / f"{key}.json")
+
+    def remove(self, key: str) -> None:
+        (self.directory / f"{key}.json").unlink()
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads((self.directory / f"{key}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return record
+
+    def keys(self) -> list[str]:
+        return sorted(path.name.removesuffix(".json") for path in self.directory.glob("*.json"))
+
+    def wait(self, key: str, deadline_s: float = 20.0, **fields: Any) -> dict[str, Any]:
+        """The record once it has these values; a callable value is asked."""
+
+        def there() -> dict[str, Any] | None:
+            record = self.read(key)
+            if record is None:
+                return None
+            fits = all(
+                value(record[name]) if callable(value) else record[name] == value for name, value in fields.items()
+            )
+            return record if fits else None
+
+        try:
+            return eventually(there, deadline_s=deadline_s)
+        except BaseException:
+            print(f"{key} is {self.read(key)}, waited for {fields}")
+            raise
+
+    def wait_gone(self, key: str) -> None:
+        eventually(lambda: self.read(key) is None, f"{key} is unpublished")
