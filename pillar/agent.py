@@ -48,6 +48,7 @@ class Agent:
 
     name: ClassVar[str]
     log_to_terminal: ClassVar[bool] = True  # False: it shows its own lines there
+    touch_every_s: ClassVar[float] = TOUCH_EVERY_S
     announces_itself: ClassVar[bool] = False  # True: calls `ready` itself, some time after `start`
 
     @classmethod
@@ -109,7 +110,7 @@ class Agent:
         self.start()
         self._started = True
         self.loop.set_source(self.pubsub)
-        self.loop.heartbeat(TOUCH_EVERY_S, self.touch)
+        self.loop.heartbeat(self.touch_every_s, self.touch)
         if not self.announces_itself:
             self.ready()
         self.log.info("%s started, root %s", self.name, self.where.root)

@@ -1,0 +1,1 @@
+"""The `pillar` command: one module per subcommand, imported only when it is asked for."""

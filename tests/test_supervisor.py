@@ -1,0 +1,422 @@
+"""`pillar up`, `down` and `ps` with real processes: agents that die, crash, hang; supervisors that are killed."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pillar.command.main import COMMANDS, overview
+from pillar.locations import Locations
+from pillar.pidfile import holder
+from pillar.supervisor.policy import History, Limits, after_death
+from pillar.supervisor.record import SupervisorStatus
+from pillar.supervisor.survey import ledger, survey
+
+TREE = Path(__file__).parent.parent
+DEADLINE_S = 30.0
+
+TOY = """
+import os, sys
+from pillar.agent import Agent, run
+
+class Toy(Agent):
+    touch_every_s = 0.1
+    def start(self):
+        if os.path.exists(self.where.config / (self.name + ".crash")):
+            raise OSError("told to crash")
+    def end(self, number):
+        if not os.path.exists(self.where.config / (self.name + ".stubborn")):
+            super().end(number)
+"""
+AGENT = """
+import sys
+from toy import Toy, run
+class Mine(Toy):
+    name = "{name}"
+sys.exit(run(Mine))
+"""
+SUPERVISE = """
+import sys
+from pillar.agent import run
+from pillar.agents import Entry
+from pillar.supervisor.policy import Limits
+from pillar.supervisor.supervisor import Supervisor
+
+class Mine(Supervisor):
+    agents = (Entry("one", "", "toy_one", ("uno",)), Entry("two", "", "toy_two"))
+    limits = Limits(first_wait_s=0.02, stable_s=5, restarts=3, window_s=60, stale_s=3.0, grace_s={grace})
+
+sys.exit(run(Mine))
+"""
+
+
+class Device:
+    """One root with toy agents, and its supervisors."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.home = tmp_path
+        self.where = Locations(tmp_path / "root")
+        self.where.config.mkdir(parents=True)
+        (tmp_path / "toy.py").write_text(TOY)
+        for name in ("one", "two"):
+            (tmp_path / f"toy_{name}.py").write_text(AGENT.format(name=name))
+        self.grace(5)
+        self.environment = os.environ | {"PYTHONPATH": f"{TREE}{os.pathsep}{tmp_path}"}
+        self.children: list[subprocess.Popen[str]] = []
+
+    def grace(self, seconds: float) -> None:
+        (self.home / "supervise.py").write_text(SUPERVISE.format(grace=seconds))
+
+    def tell(self, agent: str, what: str) -> None:
+        (self.where.config / f"{agent}.{what}").touch()
+
+    def popen(self, *command: str) -> "subprocess.Popen[str]":
+        child = subprocess.Popen(
+            [sys.executable, *command, "--root", str(self.where.root)],
+            env=self.environment,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.children.append(child)
+        return child
+
+    def up(self, *agents: str) -> "subprocess.Popen[str]":
+        """A supervisor in the foreground, with its agents settled in `running` unless they cannot."""
+        return self.popen("supervise.py", *agents)
+
+    def pillar(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pillar", *arguments, "--root", str(self.where.root)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    def status(self, agent: str) -> SupervisorStatus:
+        return ledger(self.where).get(agent, SupervisorStatus(Agent=agent))
+
+    def until(self, agent: str, state: str, *, restarts: int = 0, besides: int = -1) -> SupervisorStatus:
+        """Wait until the agent is in this state, with at least so many restarts, and not with the pid `besides`."""
+
+        def there():
+            status = self.status(agent)
+            return status.State == state and status.Restarts >= restarts and status.Pid != besides
+
+        eventually(f"{agent} is {state}: {self.status(agent)}", there)
+        return self.status(agent)
+
+
+@pytest.fixture
+def device(tmp_path):
+    device = Device(tmp_path)
+    yield device
+    for child in device.children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate(timeout=DEADLINE_S)
+    for name in ("pillar", "one", "two", "identitymanager", "nim"):
+        pid = holder(device.where.pid(name))
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+
+def eventually(what, condition):
+    until = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < until, f"never: {what}"
+        select.select([], [], [], 0.01)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+# ---- agents that die
+
+
+def test_an_agent_killed_with_9_is_started_again_and_the_other_one_is_left_alone(device):
+    device.up()
+    one, two = device.until("one", "running"), device.until("two", "running")
+    os.kill(one.Pid, signal.SIGKILL)
+    again = device.until("one", "running", restarts=1, besides=one.Pid)
+    assert again.LastExit == "killed by SIGKILL"
+    assert again.Restarts == 1
+    assert holder(device.where.pid("one")) == again.Pid
+    assert device.status("two").Pid == two.Pid
+
+
+def test_an_agent_that_keeps_dying_has_failed_with_its_own_reason_and_the_other_one_runs(device):
+    device.tell("one", "crash")
+    supervisor = device.up()
+    failed = device.until("one", "failed")
+    assert failed.Restarts == 3
+    assert "status 1: one: told to crash" in failed.LastExit
+    assert failed.LastExit in failed.Reason
+    assert "died 4 times" in failed.Reason
+    two = device.until("two", "running")
+    shown = device.pillar("ps")
+    assert "told to crash" in shown.stdout
+    assert shown.returncode == 1
+    supervisor.terminate()
+    assert supervisor.wait(timeout=DEADLINE_S) == 0
+    assert gone(two.Pid)
+
+
+def test_a_hanging_agent_is_killed_and_started_again(device):
+    device.up()
+    one = device.until("one", "running")
+    os.kill(one.Pid, signal.SIGSTOP)
+    again = device.until("one", "running", restarts=1, besides=one.Pid)
+    assert "did not touch its file for" in again.LastExit
+    assert gone(one.Pid)
+    assert device.status("two").Restarts == 0
+
+
+def test_the_wait_doubles_up_to_its_limit_and_a_long_life_ends_the_streak():
+    limits = Limits(first_wait_s=0.1, longest_wait_s=1.0, stable_s=10, restarts=100)
+    history, waits = History(), []
+    for number in range(6):
+        decision = after_death(history, float(number), 0.5, limits)
+        history = decision.history
+        waits.append(decision.wait_s)
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert after_death(history, 6.0, 10.0, limits).wait_s == 0.1
+
+
+def test_too_many_deaths_within_the_window_are_a_failure_and_old_ones_are_forgotten():
+    limits = Limits(restarts=2, window_s=100, stable_s=1)
+    history = History()
+    for at in (0.0, 10.0):
+        decision = after_death(history, at, 5.0, limits)
+        assert decision.wait_s is not None
+        history = decision.history
+    assert after_death(history, 99.0, 5.0, limits).wait_s is None
+    assert after_death(history, 101.0, 5.0, limits).wait_s is not None
+    assert "died 3 times in 99 s" in after_death(history, 99.0, 5.0, limits).reason
+
+
+# ---- supervisors that die
+
+
+def test_agents_go_on_when_their_supervisor_is_killed_and_the_next_one_adopts_them(device):
+    first = device.up()
+    one, two = device.until("one", "running"), device.until("two", "running")
+    first.kill()
+    first.wait(timeout=DEADLINE_S)
+    assert [holder(device.where.pid(name)) for name in ("one", "two")] == [one.Pid, two.Pid]
+    shown = json.loads(device.pillar("ps", "--json").stdout)
+    assert shown["supervisor"] is None
+    states = {row["agent"]: (row["state"], row["pid"]) for row in shown["agents"]}
+    assert states["one"] == ("running", one.Pid)
+
+    second = device.up()
+    eventually("both adopted", lambda: device.status("one").Adopted and device.status("two").Adopted)
+    adopted = device.status("one")
+    assert (adopted.Pid, adopted.StartTicks, adopted.StartTime) == (one.Pid, one.StartTicks, one.StartTime)
+    os.kill(one.Pid, signal.SIGKILL)
+    again = device.until("one", "running", restarts=1, besides=one.Pid)
+    assert not again.Adopted
+    assert again.LastExit.startswith("unknown")  # its parent was somebody else
+    second.terminate()
+    assert second.wait(timeout=DEADLINE_S) == 0
+    assert gone(two.Pid)  # an adopted one is stopped like any other
+
+
+def test_an_agent_that_died_while_no_supervisor_ran_is_started_and_counted(device):
+    first = device.up()
+    one, two = device.until("one", "running"), device.until("two", "running")
+    first.kill()
+    first.wait(timeout=DEADLINE_S)
+    os.kill(one.Pid, signal.SIGKILL)
+    eventually("one is gone", lambda: gone(one.Pid))
+    second = device.up()
+    again = device.until("one", "running", restarts=1, besides=one.Pid)
+    assert again.LastExit.startswith("unknown")
+    eventually("two is adopted", lambda: device.status("two").Adopted)
+    assert device.status("two").Pid == two.Pid
+    second.terminate()
+    assert second.wait(timeout=DEADLINE_S) == 0
+    device.up()
+    assert device.until("one", "running").Restarts == 0  # a new life after a clean end
+
+
+def test_an_agent_started_by_hand_is_adopted(device):
+    by_hand = device.popen("-m", "toy_one")
+    eventually("it runs", lambda: holder(device.where.pid("one")) == by_hand.pid)
+    device.up()
+    assert device.until("one", "running").Pid == by_hand.pid
+    assert device.status("one").Adopted
+    by_hand.terminate()
+    assert by_hand.wait(timeout=DEADLINE_S) == 0
+    assert device.until("one", "running", restarts=1).Pid != by_hand.pid
+
+
+def test_a_second_supervisor_is_refused_naming_the_first_ones_pid(device):
+    first = device.up()
+    device.until("one", "running")
+    second = device.up()
+    _, said = second.communicate(timeout=DEADLINE_S)
+    assert second.returncode == 3
+    assert f"already running with pid {first.pid}" in said
+    assert device.pillar("up").returncode == 3
+
+
+def test_up_with_names_starts_only_those_and_knows_aliases(device):
+    device.up("uno")
+    device.until("one", "running")
+    assert list(ledger(device.where)) == ["one"]
+    assert holder(device.where.pid("two")) is None
+
+
+def test_an_unknown_agent_is_wrong_usage_naming_those_that_exist(device):
+    said = device.pillar("up", "nobody")
+    assert said.returncode == 2
+    assert "no agent 'nobody'" in said.stderr
+    assert "downloader" in said.stderr
+
+
+def test_up_as_a_daemon_returns_when_the_agents_run(device):
+    child = device.popen("supervise.py", "--daemon")
+    out, err = child.communicate(timeout=DEADLINE_S)
+    assert (child.returncode, err) == (0, "")
+    assert out.startswith("2 agents are running")
+    assert {device.status(name).State for name in ("one", "two")} == {"running"}
+    assert device.pillar("down").returncode == 0
+    assert holder(device.where.pid("pillar")) is None
+
+
+def test_up_as_a_daemon_says_which_agent_does_not_start_and_why(device):
+    device.tell("two", "crash")
+    child = device.popen("supervise.py", "--daemon")
+    _, err = child.communicate(timeout=DEADLINE_S)
+    assert child.returncode == 1
+    assert "two: status 1: two: told to crash" in err
+
+
+# ---- the end
+
+
+def test_down_stops_the_supervisor_and_all_agents(device):
+    supervisor = device.up()
+    pids = [device.until(name, "running").Pid for name in ("one", "two")]
+    said = device.pillar("down", "--json")
+    assert said.returncode == 0
+    assert json.loads(said.stdout)["stopped"][0] == {"agent": "pillar", "pid": supervisor.pid, "how": "ended"}
+    assert supervisor.wait(timeout=DEADLINE_S) == 0
+    assert all(gone(pid) for pid in pids)
+    assert {device.status(name).State for name in ("one", "two")} == {"stopped"}
+    assert device.pillar("ps").returncode == 3
+    assert device.pillar("down").returncode == 0  # nothing left to do is no error
+
+
+def test_down_without_a_supervisor_stops_the_agents_it_left_and_no_stranger(device):
+    stranger = device.popen("-c", "import time; time.sleep(1000)")
+    supervisor = device.up()
+    pids = [device.until(name, "running").Pid for name in ("one", "two")]
+    supervisor.kill()
+    supervisor.wait(timeout=DEADLINE_S)
+    device.where.pid("downloader").write_text(str(stranger.pid))  # the number of a dead agent, taken by another
+    device.where.pid("pillar").write_text(str(stranger.pid))
+    said = json.loads(device.pillar("down", "--json").stdout)
+    assert {entry["agent"]: entry["pid"] for entry in said["stopped"]} == dict(zip(("one", "two"), pids, strict=True))
+    assert all(gone(pid) for pid in pids)
+    assert stranger.poll() is None
+    assert {device.status(name).State for name in ("one", "two")} == {"stopped"}
+
+
+def test_an_agent_that_ignores_sigterm_is_killed_after_the_grace_period(device):
+    device.tell("one", "stubborn")
+    device.grace(0.5)
+    supervisor = device.up()
+    pids = [device.until(name, "running").Pid for name in ("one", "two")]
+    supervisor.terminate()
+    assert supervisor.wait(timeout=DEADLINE_S) == 0
+    assert all(gone(pid) for pid in pids)
+    assert "did not end within" in device.status("one").LastExit
+    assert device.status("two").LastExit == "status 0"
+
+
+def test_ctrl_c_in_the_foreground_stops_everything_and_shows_aligned_lines(device):
+    supervisor = device.up()
+    pids = [device.until(name, "running").Pid for name in ("one", "two")]
+    supervisor.send_signal(signal.SIGINT)
+    out, _ = supervisor.communicate(timeout=DEADLINE_S)
+    assert supervisor.returncode == 0
+    assert all(gone(pid) for pid in pids)
+    lines = [text.split() for text in out.splitlines()]
+    assert ["one", "starting"] in [fields[1:3] for fields in lines]
+    assert ["two", "stopped"] in [fields[1:3] for fields in lines]
+    assert len({text.index(fields[2]) for text, fields in zip(out.splitlines(), lines, strict=True)}) == 1
+
+
+# ---- looking
+
+
+def test_ps_tells_pid_uptime_restarts_last_exit_and_touch_age_for_programs(device):
+    supervisor = device.up()
+    one = device.until("one", "running")
+    device.until("two", "running")
+    shown = device.pillar("ps", "--json")
+    assert shown.returncode == 1  # the real agents do not run here
+    answer = json.loads(shown.stdout)
+    assert answer["supervisor"]["pid"] == supervisor.pid
+    row = next(row for row in answer["agents"] if row["agent"] == "one")
+    assert (row["pid"], row["restarts"], row["last_exit"], row["supervised"]) == (one.Pid, 0, "", True)
+    assert 0 <= row["uptime_s"] < DEADLINE_S
+    assert 0 <= row["touch_age_s"] < DEADLINE_S
+
+
+def test_ps_and_down_work_where_nothing_ever_ran_and_leave_no_trace(tmp_path):
+    root = tmp_path / "nothing"
+    for command, status in (("ps", 3), ("down", 0)):
+        done = subprocess.run(
+            [sys.executable, "-m", "pillar", command, "--root", str(root)],
+            cwd=TREE,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (status, "")
+    assert not root.exists()
+    assert survey(Locations(root))[0] is None
+
+
+def test_real_agents_run_under_the_real_command(device):
+    up = device.pillar("up", "--daemon", "identitymanager", "nim")
+    assert (up.returncode, up.stderr) == (0, "")
+    shown = device.pillar("ps")
+    running = [text.split() for text in shown.stdout.splitlines() if " running " in text]
+    assert [fields[0] for fields in running] == ["nim", "identitymanager"]
+    down = device.pillar("down")
+    assert down.returncode == 0
+    assert device.pillar("ps").returncode == 3
+
+
+def test_pillar_alone_lists_every_command_and_agent_and_an_unknown_one_is_a_clear_error(device):
+    text = overview()
+    for name in (*COMMANDS, "zedmanager", "identitymgr", "domainmanager"):
+        assert f" {name}" in text
+    said = device.pillar("dwon")
+    assert said.returncode == 2
+    assert "did you mean down?" in said.stderr
+
+
+def test_pillar_with_an_agents_name_is_that_agent(device):
+    for name in ("identitymanager", "identitymgr"):
+        said = device.pillar(name, "--help")
+        assert said.returncode == 0
+        assert "usage: identitymanager" in said.stdout
