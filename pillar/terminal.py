@@ -6,6 +6,7 @@ foreign text to be applied by whoever prints it. Colour is only switched on for 
 never in a pipe, a file, or where the environment sets NO_COLOR (https://no-color.org) or TERM=dumb.
 """
 
+import io
 import os
 import sys
 import unicodedata
@@ -68,6 +69,13 @@ def is_terminal(stream: TextIO | None = None) -> bool:
     """Is a person looking? False for a closed stream too."""
     stream = sys.stdout if stream is None else stream
     return not stream.closed and stream.isatty()
+
+
+def unfailing(stream: TextIO | None = None) -> None:
+    """Have `stream` (default: standard output) escape what its encoding lacks, instead of ending the command."""
+    stream = sys.stdout if stream is None else stream
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str) -> str:
