@@ -1,0 +1,108 @@
+"""What takes long, for one domain: runs in a worker thread, touches disk and processes, publishes nothing.
+
+Every function may be repeated after a crash at any point of an earlier run.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pillar.cmd.domainmgr.decide import Done, Kind, Work
+from pillar.cmd.domainmgr.disks import (
+    copies_of,
+    delete_copies,
+    delete_unlisted_copies,
+    locate,
+    make_copy,
+)
+from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors
+from pillar.locations import Locations
+from pillar.types.domainmgr import DomainConfig
+from pillar.workers import Outcome
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the work needs of its agent."""
+
+    hypervisors: Hypervisors
+    where: Locations
+    grace_s: float
+
+
+def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) -> Done:
+    """Do a piece of work; `stopped` raises when it is no longer wanted. Raises what went wrong."""
+    match work.kind:
+        case Kind.PREPARE:
+            return prepare(work, uuid, tools, stopped)
+        case Kind.BOOT:
+            return boot(work, uuid, tools, stopped)
+        case Kind.HALT:
+            stop(uuid, tools, tools.grace_s)
+            delete_copies(work.disks, preserved=False)
+        case Kind.SWEEP:
+            stop(uuid, tools, 0)
+        case Kind.REMOVE:
+            remove(uuid, tools)
+    return Done(work.kind)
+
+
+def done(work: Work, outcome: Outcome[Done], log: logging.Logger, uuid: str) -> Done | None:
+    """How the work ended, as the decision wants to know it: None when it was cancelled."""
+    if outcome.cancelled:
+        return None
+    error = outcome.error
+    if error is None:
+        return outcome.value
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return Done(work.kind, error=f"{error.strerror or error}{place}")
+    if not isinstance(error, HypervisorError):
+        log.error("%s: %s failed in a way nobody expected", uuid, work.kind.value, exc_info=error)
+        return Done(work.kind, error=f"{type(error).__name__}: {error}")
+    return Done(work.kind, error=str(error), lasting=isinstance(error, CannotRun))
+
+
+def prepare(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) -> Done:
+    """Find every image, drop copies of unlisted disks, make those to preserve where they are missing."""
+    disks = locate(uuid, work.disks, tools.where)
+    delete_unlisted_copies(uuid, disks, tools.where)
+    for disk in disks:
+        if not disk.ReadOnly and disk.Preserve and not Path(disk.ActiveFileLocation).exists():
+            make_copy(disk, stopped)
+    return Done(Kind.PREPARE, disks=disks)
+
+
+def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) -> Done:
+    """Make the other copies from the image again and run the domain."""
+    spec = DomainSpec(_config(work), work.disks)
+    stop(uuid, tools, 0)  # what an earlier run left behind may still write to the copies
+    for disk in work.disks:
+        if not disk.ReadOnly and not (disk.Preserve and Path(disk.ActiveFileLocation).exists()):
+            make_copy(disk, stopped)
+    backend = tools.hypervisors.select(spec)
+    backend.prepare(spec)
+    stopped()
+    return Done(Kind.BOOT, domain_id=backend.start(spec))
+
+
+def stop(uuid: str, tools: Tools, grace_s: float) -> None:
+    """End the domain, whichever backend runs it."""
+    for backend in tools.hypervisors.backends:
+        backend.stop(uuid, grace_s)
+
+
+def remove(uuid: str, tools: Tools) -> None:
+    """End the domain and delete all that was made for it."""
+    stop(uuid, tools, tools.grace_s)
+    for path in copies_of(uuid, tools.where):
+        path.unlink(missing_ok=True)
+    for backend in tools.hypervisors.backends:
+        backend.cleanup(uuid)  # last: as long as a backend keeps something, a restart finds the rest
+
+
+def _config(work: Work) -> DomainConfig:
+    if work.config is None:
+        raise ValueError("booting needs a configuration")
+    return work.config
