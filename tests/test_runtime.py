@@ -179,6 +179,20 @@ def test_a_pid_that_another_program_has_now_does_not_block_a_start_and_is_not_ta
     assert holder(tiny.pid_file) == process.pid
 
 
+def test_a_number_that_is_not_its_holders_is_not_believed(tmp_path):
+    held = PidFile(tmp_path / "x.pid")
+    held.acquire()
+    assert holder(held.path) == os.getpid()
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        held.path.write_text(str(stranger.pid))  # as between the lock and the write of a start
+        assert holder(held.path) is None
+    finally:
+        stranger.kill()
+        stranger.communicate(timeout=DEADLINE_S)
+        held.release()
+
+
 def test_looking_at_a_pid_file_all_the_time_blocks_no_start(tmp_path):
     path = tmp_path / "x.pid"
     path.write_text("1")
