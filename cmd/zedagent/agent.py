@@ -1,6 +1,7 @@
 """The shell of zedagent: look at the files when they change, decide, publish."""
 
 import dataclasses
+import logging
 import signal
 import stat
 from typing import ClassVar
@@ -95,7 +96,7 @@ class ZedAgent(Agent):
         self._changed = False
         try:
             if handed is None:
-                self._refuse("no device config: neither device.json nor device.pb is there")
+                self._refuse(f"{self.where.config} has neither {' nor '.join(NAMES)}", logging.INFO)
             else:
                 self._judge(handed)
         except Exception:
@@ -122,18 +123,17 @@ class ZedAgent(Agent):
             self.log.info("%s saved to %s", handed.path, self._checkpoint.path)
         self._attempted(ConfigGetStatus.SUCCESS)
 
-    def _refuse(self, why: str) -> None:
-        """No newest config: go on with the one in force, else with the saved one."""
-        outcome = ConfigGetStatus.FAIL
+    def _refuse(self, why: str, level: int = logging.ERROR) -> None:
+        """No newest config: go on with the one in force, else with the saved one. Said once per reason."""
+        outcome = self._fall_back() if self._config is None else ConfigGetStatus.FAIL
+        status = self._tables.config_status.get(KEY) or DeviceConfigStatus()
         if self._config is None:
-            outcome = self._fall_back()
-        before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
-        if self._config is None:
-            before = DeviceConfigStatus(State="none", Error=before.Error, ErrorTime=before.ErrorTime)
-        if before.Error != why:
-            self.log.error("%s; going on with %s", why, self._in_force())
-            before = msgspec.structs.replace(before, Error=why, ErrorTime=now())
-        self._tables.config_status.publish(KEY, before)
+            status = DeviceConfigStatus(State="none", Error=status.Error, ErrorTime=status.ErrorTime)
+        if status.Error != why:
+            going_on = "waiting for one" if self._config is None else f"going on with {_named(self._config)}"
+            self.log.log(level, "%s; %s", why, going_on)
+            status = msgspec.structs.replace(status, Error=why, ErrorTime=now())
+        self._tables.config_status.publish(KEY, status)
         self._attempted(outcome)
 
     def _fall_back(self) -> ConfigGetStatus:
@@ -155,17 +155,13 @@ class ZedAgent(Agent):
             self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)), keep_error=True)
         return ConfigGetStatus.FAIL
 
-    def _in_force(self) -> str:
-        if self._config is None:
-            return "what an earlier zedagent published"
-        return f"the config of device {self._config.id.uuid}, version {self._config.id.version!r}"
-
     def _apply(self, config: EdgeDevConfig, status: DeviceConfigStatus, *, keep_error: bool = False) -> None:
         """Make the tables say what `config` says. After an error the whole of it is done again."""
         parsed = parse_config(config, self._tables.published(), now())
         self._obey_reboot(config)
         if self._rebooting:
             parsed = dataclasses.replace(parsed, apps=deactivated(parsed.apps))
+        known_errors = self._tables.setting_errors()
         changes = self._tables.publish(parsed)
         self._config = config
         before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
@@ -180,8 +176,11 @@ class ZedAgent(Agent):
         for problem in parsed.problems:
             if problem not in (before.Problems or ()):
                 self.log.warning("%s", problem)
+        for error in parsed.settings.Errors or ():
+            if error not in known_errors:
+                self.log.warning("config items: %s", error.rstrip())
         if self._tables.config_status.publish(KEY, status) or changes:
-            self.log.info("%s in force: %s", self._in_force(), ", ".join(changes) or "nothing changed")
+            self.log.info("%s in force: %s", _named(config), ", ".join(changes) or "nothing changed")
 
     def _obey_reboot(self, config: EdgeDevConfig) -> None:
         wanted = config.reboot if config.HasField("reboot") else None
@@ -212,3 +211,7 @@ class ZedAgent(Agent):
         )
         if self._tables.status.publish(KEY, status):
             self.log.info("config %s", outcome.name)
+
+
+def _named(config: EdgeDevConfig) -> str:
+    return f"the config of device {config.id.uuid}, version {config.id.version!r}"

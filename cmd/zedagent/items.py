@@ -62,7 +62,7 @@ _ITEMS: dict[str, tuple[str, _Reader]] = {
 
 
 def parse_items(items: Iterable[wire.ConfigItem]) -> tuple[GlobalConfig, list[str]]:
-    """The settings with defaults and minimums applied, and a line for each item that was not taken."""
+    """The settings with defaults and minimums applied, and a line for each item whose default holds instead."""
     read: dict[str, Any] = {}
     agents: dict[str, PerAgentSettings] = {}
     errors: list[str] = []
@@ -75,7 +75,6 @@ def parse_items(items: Iterable[wire.ConfigItem]) -> tuple[GlobalConfig, list[st
             continue
         if error:
             errors.append(error)
-            problems.append(f"config item {item.key}: {error.rstrip()}")
     asked = msgspec.structs.replace(DEFAULTS, **read, AgentSettings=agents or None, Errors=tuple(errors) or None)
     return effective(asked), problems
 

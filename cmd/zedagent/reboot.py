@@ -35,6 +35,8 @@ def kept_counter(path: Path) -> int | None:
         kept = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as err:
+        raise ValueError(f"{path}: {err}") from err
     counter = kept.get("counter", 0) if isinstance(kept, dict) else None
     if not isinstance(counter, int):
         raise ValueError(f"{path}: expected an object with a number `counter`")

@@ -62,6 +62,11 @@ class Tables:
         changes += _withdraw(self.networks, parsed.networks)
         return changes
 
+    def setting_errors(self) -> tuple[str, ...]:
+        """What was wrong with the config items before."""
+        settings = self.settings.get(GLOBAL_KEY)
+        return (settings.Errors if settings is not None else None) or ()
+
     def deactivate_apps(self) -> None:
         """Withdraw Activate from every app in the table."""
         for key, app in self.apps.items().items():
