@@ -1,0 +1,98 @@
+"""The shell of identitymanager: tables and work around the decision in decide.py."""
+
+import time
+
+from pillar.agent import Agent
+from pillar.cmd.identitymanager.decide import Facts, Made, step
+from pillar.cmd.identitymanager.make import make
+from pillar.keyqueue import KeyQueue
+from pillar.types.eid import EIDConfig, EIDStatus
+from pillar.types.eid_error import EIDError
+from pillar.types.scalars import now
+from pillar.workers import Outcome, Workers
+
+
+class IdentityManager(Agent):
+    """Give ECOs their LISP identities: EIDConfig in, EIDStatus out."""
+
+    name = "identitymanager"
+
+    def start(self) -> None:
+        self.directory = self.where.persist / "identitymanager"
+        self.workers = Workers(self.loop, 1)
+        self.queue = KeyQueue(self.loop, self.look_at, self.log)
+        self._made: dict[str, Made] = {}
+        self._retry_at: dict[str, float] = {}  # monotonic
+        self.statuses = self.pubsub.publication(EIDStatus)
+        self.errors = self.pubsub.publication(EIDError)
+        self.configs = self.pubsub.subscription(
+            "zedmanager",
+            EIDConfig,
+            create=lambda key, new: self.queue.mark(key),
+            modify=self._config_changed,
+            delete=lambda key, last: self.queue.mark(key),
+            synchronized=self._mark_all,
+        )
+        self._mark_all()
+        for publication in (self.statuses, self.errors):
+            publication.signal_restarted()
+
+    def look_at(self, key: str) -> None:
+        """Decide one EID's next move, publish it, start the work."""
+        config = self.configs.get(key)
+        facts = Facts(
+            now=now(),
+            synchronized=self.configs.is_synchronized,
+            busy=self.workers.busy(key),
+            made=self._made.get(key),
+            retry_due=self._retry_at.get(key, float("inf")) <= time.monotonic(),
+        )
+        decision = step(config, self.statuses.get(key), self.errors.get(key), facts)
+        if decision.forget:
+            self._forget(key)  # first: the status says that there is something to forget
+        if decision.status is None:
+            self.statuses.unpublish(key)
+        elif self.statuses.publish(key, decision.status) and not decision.status.PendingAdd:
+            self.log.info("%s: EID %s", key, decision.status.EID)
+        if decision.error is None:
+            self.errors.unpublish(key)
+        elif self.errors.publish(key, decision.error):
+            self.log.error("%s: %s", key, decision.error.Error)
+        self._made.pop(key, None)
+        self._plan(key, decision.retry_s)
+        if decision.make and config is not None:
+            self._start(key, config)
+
+    def _start(self, key: str, config: EIDConfig) -> None:
+        def ended(outcome: Outcome[Made]) -> None:
+            if outcome.error is not None:
+                self.log.error("%s: making the identity failed", key, exc_info=outcome.error)
+                self._made[key] = Made(config, error=f"{type(outcome.error).__name__}: {outcome.error}")
+            elif outcome.ok:
+                self._made[key] = outcome.value
+            self.queue.mark(key)
+
+        self.workers.submit(key, lambda cancel: make(self.directory, key, config), ended)
+
+    def _plan(self, key: str, retry_s: float | None) -> None:
+        """Remember when to look again although nothing happens."""
+        if retry_s is None:
+            self._retry_at.pop(key, None)
+        elif self._retry_at.get(key, 0.0) <= time.monotonic():
+            self._retry_at[key] = time.monotonic() + retry_s
+            self.queue.mark_later(key, retry_s)
+
+    def _forget(self, key: str) -> None:
+        from pillar.cmd.identitymanager import store
+
+        store.remove(self.directory, key)
+
+    def _config_changed(self, key: str, new: EIDConfig, old: EIDConfig) -> None:
+        error = self.errors.get(key)
+        if error is not None:
+            self.errors.unpublish(key)  # another configuration, another chance
+        self.queue.mark(key)
+
+    def _mark_all(self) -> None:
+        for key in {*self.statuses.keys(), *self.errors.keys(), *self.configs.keys()}:
+            self.queue.mark(key)

@@ -1,0 +1,60 @@
+"""Identities on the disk: /persist/identitymanager/<app UUID>:<IID>.json, 0600 in a directory of 0700.
+
+A file appears whole (fsync, rename, fsync of the directory) before its identity is published, so an EID that anybody
+ever saw is there after a power cut.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from pillar.cmd.identitymanager.identity import Identity
+
+
+class BadStore(Exception):
+    """A stored identity cannot be read. It is not replaced: the EID would change under a running app."""
+
+
+def load(directory: Path, key: str) -> Identity | None:
+    """The stored identity, None when there is none. Raises BadStore or OSError."""
+    path = _path(directory, key)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Identity)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadStore(f"{path}: {error}; remove the file to let a new identity be made") from error
+
+
+def save(directory: Path, key: str, identity: Identity) -> None:
+    """Make it durable. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _path(directory, key)
+    staged = path.with_suffix(".tmp")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(identity))
+        file.flush()
+        os.fsync(file.fileno())
+    staged.rename(path)
+    _sync(directory)
+
+
+def remove(directory: Path, key: str) -> None:
+    """Forget an identity; fine when there is none."""
+    _path(directory, key).unlink(missing_ok=True)
+    if directory.is_dir():
+        _sync(directory)
+
+
+def _path(directory: Path, key: str) -> Path:
+    return directory / f"{key}.json"
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
