@@ -19,6 +19,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
@@ -37,6 +38,7 @@ EXIT_ALREADY_RUNNING: Final = 3
 TOUCH_EVERY_S: Final = 5.0  # EVE asks for 25 s at most
 _GLOBAL: Final = "global"  # the only key of GlobalConfig that counts
 _LOAD_SLICE_S: Final = 0.05
+_LOAD_AT_MOST_S: Final = 2.0
 
 _STATUSES: Final = (
     "exit status: 0 ended by a signal, 1 could not start or gave up, 2 wrong usage, 3 already running (pid named)"
@@ -141,8 +143,12 @@ class Agent:
             self._touch_failed = False
 
     def _load_settings(self) -> None:
-        """GlobalConfig as it stands on disk, before `start` looks at the settings."""
-        while self.pubsub.process(_LOAD_SLICE_S):
+        """GlobalConfig as it stands on disk, before `start` looks at the settings.
+
+        A table that cannot be read now (a failing disk) does not keep the agent from starting with the defaults.
+        """
+        give_up = time.monotonic() + _LOAD_AT_MOST_S
+        while self.pubsub.process(_LOAD_SLICE_S) and time.monotonic() < give_up:
             self.touch()
 
     def _global_config_created(self, key: str, new: GlobalConfig) -> None:
@@ -201,14 +207,13 @@ def run_with(agent: type[Agent], options: argparse.Namespace) -> int:
     # No core file may hold a password or a private key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
+    ready.inherit()
     if options.daemon:
         from pillar.daemonize import daemonize
 
         status = daemonize(agent.name)
         if status is not None:
             return status
-    else:
-        ready.inherit()
     pidfile = PidFile(Locations(options.root).pid(agent.name))
     living: Agent | None = None
     try:

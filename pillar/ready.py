@@ -7,6 +7,7 @@ died on the way. `--daemon` and the supervisor both listen this way.
 from __future__ import annotations
 
 import os
+import stat
 from typing import Final
 
 READY_FD: Final = "PILLAR_READY_FD"  # environment: the descriptor to write to, for a process started by exec
@@ -19,12 +20,16 @@ def inherit() -> None:
     """Take over the pipe that the environment names; programs started later get neither."""
     global _fd
     text = os.environ.pop(READY_FD, "")
-    if text.isdigit():
-        try:
-            os.set_inheritable(int(text), False)
-        except OSError:
-            return  # the variable outlived its descriptor: nobody listens
-        _fd = int(text)
+    if not text.isdigit():
+        return
+    fd = int(text)
+    try:
+        is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except OSError:
+        return  # the variable outlived its descriptor: nobody listens
+    if is_pipe:  # anything else has only got the number
+        os.set_inheritable(fd, False)
+        _fd = fd
 
 
 def use(fd: int) -> None:

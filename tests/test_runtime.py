@@ -28,6 +28,7 @@ TINY = '''
 import sys, os, time
 from pillar.agent import Agent, run
 from pillar.types.globalconfig import GlobalConfig
+from pillar.workers import Workers
 
 class Tiny(Agent):
     """A tiny agent."""
@@ -47,6 +48,9 @@ class Tiny(Agent):
             self.table = self.pubsub.publication(GlobalConfig, agent="tiny-table")
         self.log.debug("debug at start")
         self.loop.call_soon(lambda: print("started", self.settings.DownloadRetryTime, flush=True))
+        if self.options.fail == "work":
+            self.workers = Workers(self.loop, 1)
+            self.workers.submit("k", lambda cancel: time.sleep(1000), lambda outcome: None)
         if self.options.fail == "callback":
             self.loop.call_soon(lambda: 1 / 0)
 
@@ -149,6 +153,12 @@ def test_sigterm_ends_an_agent_promptly_with_status_0_and_its_pid_file_goes(tiny
     assert time.monotonic() - began < 2
     assert line(process) == "stopped"
     assert not tiny.pid_file.exists()
+
+
+def test_work_that_does_not_listen_does_not_hold_up_the_end(tiny):
+    process = tiny.start("--fail", "work")
+    process.terminate()
+    assert process.wait(timeout=DEADLINE_S) == 0
 
 
 def test_a_second_start_is_refused_naming_the_first_ones_pid_and_harms_nothing(tiny):

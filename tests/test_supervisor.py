@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pillar.agents import AGENTS
 from pillar.command.main import COMMANDS, overview
 from pillar.locations import Locations
 from pillar.pidfile import holder
@@ -370,7 +371,7 @@ def test_ps_tells_pid_uptime_restarts_last_exit_and_touch_age_for_programs(devic
     one = device.until("one", "running")
     device.until("two", "running")
     shown = device.pillar("ps", "--json")
-    assert shown.returncode == 1  # the real agents do not run here
+    assert shown.returncode == 0  # all that were asked for
     answer = json.loads(shown.stdout)
     assert answer["supervisor"]["pid"] == supervisor.pid
     row = next(row for row in answer["agents"] if row["agent"] == "one")
@@ -415,8 +416,32 @@ def test_pillar_alone_lists_every_command_and_agent_and_an_unknown_one_is_a_clea
     assert "did you mean down?" in said.stderr
 
 
-def test_pillar_with_an_agents_name_is_that_agent(device):
-    for name in ("identitymanager", "identitymgr"):
-        said = device.pillar(name, "--help")
-        assert said.returncode == 0
-        assert "usage: identitymanager" in said.stdout
+def test_an_agent_runs_alone_by_each_of_its_names(device):
+    link = device.home / "somewhere-else"
+    link.symlink_to(TREE / "scripts" / "identitymanager")
+    python = [sys.executable, "-m"]
+    for command in (
+        [*python, "pillar", "identitymanager"],
+        [*python, "pillar", "identitymgr"],
+        [*python, "pillar.cmd.identitymanager"],
+        [str(link)],
+    ):
+        child = subprocess.Popen([*command, "--root", "root"], cwd=device.home, env=device.environment)
+        try:
+            eventually(f"{command} runs", lambda child=child: holder(device.where.pid("identitymanager")) == child.pid)
+        finally:
+            child.terminate()
+            assert child.wait(timeout=DEADLINE_S) in (0, -signal.SIGTERM)  # perhaps before it listened
+
+
+def test_every_agent_has_its_launcher():
+    for entry in AGENTS:
+        assert os.access(TREE / "scripts" / entry.name, os.X_OK), entry.name
+
+
+def test_the_runtime_loads_nothing_heavy():
+    # What every agent carries, and waits for at every start.
+    heavy = ("asyncio", "boto3", "concurrent.futures", "cryptography", "daemon", "google", "pyroute2", "requests")
+    code = f"import sys, pillar.agent; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -3,25 +3,26 @@
 What runs is asked of the kernel, so it is right when the supervisor is dead and on a tree where nothing
 ever ran.
 
-exit status: 0 every agent runs   1 some do not   2 wrong usage   3 nothing runs
+exit status: 0 every agent that `pillar up` was asked for runs   1 some do not   2 wrong usage   3 nothing runs
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Final
 
 from pillar.locations import Locations
 from pillar.supervisor.screen import STATE_COLOURS
 from pillar.supervisor.survey import Row, survey
 from pillar.terminal import Cell, Palette, age, table
 
-EXIT_ALL: int = 0
-EXIT_SOME: int = 1
-EXIT_NOTHING: int = 3
+EXIT_ALL: Final = 0
+EXIT_SOME: Final = 1
+EXIT_NOTHING: Final = 3
 
-_HEADER = ("AGENT", "STATE", "PID", "UPTIME", "RESTARTS", "TOUCHED", "LAST EXIT")
-_STALE_S = 30.0  # agents touch every 5 s, EVE asks for 25
+_HEADER: Final = ("AGENT", "STATE", "PID", "UPTIME", "RESTARTS", "TOUCHED", "LAST EXIT")
+_STALE_S: Final = 30.0  # agents touch every 5 s, EVE asks for 25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +44,9 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         _show(where, supervisor, rows)
-    running = [row for row in rows if row.pid is not None]
-    if not running:
+    if all(row.pid is None for row in rows):
         return EXIT_NOTHING
-    return EXIT_ALL if len(running) == len(rows) else EXIT_SOME
+    return EXIT_ALL if all(row.pid is not None for row in rows if row.wanted) else EXIT_SOME
 
 
 def _supervisor_facts(row: Row | None) -> dict[str, object] | None:

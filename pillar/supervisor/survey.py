@@ -29,6 +29,7 @@ class Row(NamedTuple):
     touch_age_s: float | None  # None: no touch file
     reason: str
     supervised: bool
+    wanted: bool  # somebody asked for it: it is in the ledger, or it runs
 
 
 def ledger(where: Locations) -> dict[str, SupervisorStatus]:
@@ -100,6 +101,7 @@ def _row(where: Locations, agent: str, record: SupervisorStatus | None, *, super
         touch_age_s=_touch_age(where, agent),
         reason=known.Reason if state in ("waiting", "failed") else "",
         supervised=supervised and process is not None,
+        wanted=record is not None or process is not None,
     )
 
 
