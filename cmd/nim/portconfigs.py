@@ -32,7 +32,7 @@ class Source:
 
 
 def filled_in(config: DevicePortConfig, key: str, written: Time = EPOCH) -> DevicePortConfig:
-    """`config` with what a person may leave out: Key, TimePriority (when it was `written`), a port's Name (its IfName)."""
+    """`config` with what a person may leave out: Key, TimePriority (when it was `written`), Name (a port's IfName)."""
     ports = config.Ports
     if ports is not None:
         ports = tuple(port if port.Name else msgspec.structs.replace(port, Name=port.IfName) for port in ports)
