@@ -17,7 +17,7 @@ from pillar.locations import Locations
 from pillar.pidfile import holder
 from pillar.supervisor.policy import History, Limits, after_death
 from pillar.supervisor.record import SupervisorStatus
-from pillar.supervisor.survey import ledger, survey
+from pillar.supervisor.survey import find, ledger, survey
 
 TREE = Path(__file__).parent.parent
 DEADLINE_S = 30.0
@@ -126,9 +126,10 @@ def device(tmp_path):
             child.kill()
         child.communicate(timeout=DEADLINE_S)
     for name in ("pillar", "one", "two", "identitymanager", "nim"):
-        pid = holder(device.where.pid(name))
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+        left = find(device.where, name, device.status(name))  # also one that has no pid file yet
+        if left is not None:
+            left.signal(signal.SIGKILL)
+            left.close()
 
 
 def eventually(what, condition):
