@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+from random import Random
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from pillar.cmd.zedagent import reboot
 from pillar.cmd.zedagent.parse import Parsed, Published, deactivated, parse_config
 from pillar.cmd.zedagent.reboot import Reboot
 from pillar.controller import config_pb2 as wire
 from pillar.controller import notation
-from pillar.pubsub import encode
+from pillar.pubsub import decode, encode
 from pillar.types.common import DnsNameToIP, IpRange
 from pillar.types.globalconfig import GlobalConfig
 from pillar.types.networkinstance import NetworkInstanceConfig
@@ -714,6 +717,88 @@ def test_a_changed_counter_means_reboot(wanted: int | None, kept: int | None, th
 def test_a_reboot_deactivates_every_app() -> None:
     apps = deactivated(parse({"apps": [app(activate=True), app(APP2)]}).apps)
     assert [record.Activate for record in apps.values()] == [False, False]
+
+
+# ---- anything at all
+
+
+def scramble(message: Message, random: Random, depth: int = 0) -> None:
+    """Fill `message` with values that are good, odd and wrong."""
+    for field in message.DESCRIPTOR.fields:
+        if random.random() < 0.4:
+            continue
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            value[random.choice(["Ifname", "slot"])] = "x"
+        elif field.message_type is not None:
+            for _ in range(random.randint(1, 2) if field.is_repeated else 1):
+                part = value.add() if field.is_repeated else value
+                part.SetInParent()
+                scramble(part, random, depth + 1)
+        elif field.is_repeated:
+            value.extend(scalar(field, random) for _ in range(random.randint(0, 2)))
+        else:
+            setattr(message, field.name, scalar(field, random))
+
+
+def scalar(field: FieldDescriptor, random: Random) -> Any:
+    texts = [
+        APP,
+        NET,
+        NET2,
+        NETWORK,
+        NET.upper(),
+        NIL_UUID,
+        "",
+        "10.0.0.1",
+        "10.0.0.0/8",
+        "fd00::1",
+        "::/0",
+        "1:0:0:2:0:0:0:3",
+    ]
+    texts += [
+        "02:00:00:00:00:01",
+        "eth0",
+        "ssh x",
+        "\u2028<&>",
+        "\x00",
+        "-1",
+        "timer.gc.vdisk",
+        "debug.nim.loglevel",
+        "info",
+    ]
+    match field.type:
+        case FieldDescriptor.TYPE_STRING:
+            return random.choice(texts)
+        case FieldDescriptor.TYPE_BYTES:
+            return random.choice([b"", b"\xff", bytes(16)])
+        case FieldDescriptor.TYPE_BOOL:
+            return random.random() < 0.5
+        case FieldDescriptor.TYPE_UINT32:
+            return random.choice([0, 1, 2**32 - 1])
+        case FieldDescriptor.TYPE_INT64:
+            return random.choice([0, 1, -1, 2**63 - 1, -(2**63)])
+        case FieldDescriptor.TYPE_INT32:
+            return random.choice([0, 1, -1, 2**31 - 1, -(2**31)])
+        case FieldDescriptor.TYPE_ENUM:
+            numbers = [*field.enum_type.values_by_number, 3, 9, 255, 260, -1, 2**31 - 1, -(2**31)]
+            return random.choice(numbers)
+    raise AssertionError(field.full_name)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_a_controller_sends_comes_out_as_records_that_can_be_published(seed: int) -> None:
+    random = Random(seed)
+    for _ in range(60):
+        message = wire.EdgeDevConfig()
+        scramble(message, random)
+        parsed = parse_config(message, Published(networks={}, ports=None), NOW)
+        tables = (parsed.apps, parsed.base, parsed.certs, parsed.datastores, parsed.instances, parsed.networks)
+        records = [record for table in tables for record in table.values()]
+        for record in [*records, parsed.settings, parsed.physical, *([parsed.ports] if parsed.ports else [])]:
+            assert decode(type(record), encode(record)) == record
+        again = parse_config(message, Published(networks=parsed.networks, ports=parsed.ports), LATER)
+        assert again == parsed
 
 
 # ---- notations

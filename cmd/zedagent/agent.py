@@ -1,9 +1,11 @@
 """The shell of zedagent: look at the files when they change, decide, publish."""
 
 import dataclasses
+import functools
 import logging
 import signal
 import stat
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
@@ -17,6 +19,7 @@ from pillar.controller.config_pb2 import EdgeDevConfig
 from pillar.controller.device import ConfigRefused
 from pillar.controller.files import sweep_staged
 from pillar.controller.handed import NAMES, Handed, handed_in
+from pillar.controller.notation import read_uuid
 from pillar.keyqueue import KeyQueue
 from pillar.pubsub.inotify import Inotify, InotifyConstants
 from pillar.pubsub.pathwatch import PathWatch
@@ -48,6 +51,7 @@ class ZedAgent(Agent):
         self._looked: Handed | None = None  # the file that was judged last
         self._changed = True  # an event came since then
         self._rebooting = False
+        self._reboot_due: Callable[[], None] | None = None  # how to keep the counter once the tables say it all
         self._signalled = False
         self._queue = KeyQueue(self.loop, self._step, self.log)
         self._inotify = Inotify()
@@ -119,13 +123,14 @@ class ZedAgent(Agent):
             self._refuse(f"{handed.path} refused: {why}")
             return
         self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)))
+        self._attempted(ConfigGetStatus.SUCCESS)
         if self._checkpoint.save(config):
             self.log.info("%s saved to %s", handed.path, self._checkpoint.path)
-        self._attempted(ConfigGetStatus.SUCCESS)
 
     def _refuse(self, why: str, level: int = logging.ERROR) -> None:
         """No newest config: go on with the one in force, else with the saved one. Said once per reason."""
-        outcome = self._fall_back() if self._config is None else ConfigGetStatus.FAIL
+        if self._config is None:
+            self._fall_back()
         status = self._tables.config_status.get(KEY) or DeviceConfigStatus()
         if self._config is None:
             status = DeviceConfigStatus(State="none", Error=status.Error, ErrorTime=status.ErrorTime)
@@ -134,9 +139,9 @@ class ZedAgent(Agent):
             self.log.log(level, "%s; %s", why, going_on)
             status = msgspec.structs.replace(status, Error=why, ErrorTime=now())
         self._tables.config_status.publish(KEY, status)
-        self._attempted(outcome)
+        self._attempted(ConfigGetStatus.READ_SAVED if status.State == "saved" else ConfigGetStatus.FAIL)
 
-    def _fall_back(self) -> ConfigGetStatus:
+    def _fall_back(self) -> None:
         """At the start: what was in force before, and only without that an older file that somebody handed in."""
         try:
             saved = self._checkpoint.load()
@@ -145,7 +150,7 @@ class ZedAgent(Agent):
             saved = None
         if saved is not None:
             self._apply(saved, DeviceConfigStatus(State="saved"), keep_error=True)
-            return ConfigGetStatus.READ_SAVED
+            return
         for handed in handed_in(self.where.config)[1:]:
             try:
                 config = source.read(handed.path)
@@ -153,12 +158,12 @@ class ZedAgent(Agent):
                 self.log.error("%s cannot be used either: %s", handed.path, why)
                 continue
             self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)), keep_error=True)
-        return ConfigGetStatus.FAIL
+            return
 
     def _apply(self, config: EdgeDevConfig, status: DeviceConfigStatus, *, keep_error: bool = False) -> None:
         """Make the tables say what `config` says. After an error the whole of it is done again."""
         parsed = parse_config(config, self._tables.published(), now())
-        self._obey_reboot(config)
+        self._reboot_due = self._decide_reboot(config)
         if self._rebooting:
             parsed = dataclasses.replace(parsed, apps=deactivated(parsed.apps))
         known_errors = self._tables.setting_errors()
@@ -167,7 +172,7 @@ class ZedAgent(Agent):
         before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
         status = msgspec.structs.replace(
             status,
-            DeviceUUID=config.id.uuid,
+            DeviceUUID=read_uuid(config.id.uuid),
             Version=config.id.version,
             Error=before.Error if keep_error else "",
             ErrorTime=before.ErrorTime if keep_error else ZERO_TIME,
@@ -182,25 +187,23 @@ class ZedAgent(Agent):
         if self._tables.config_status.publish(KEY, status) or changes:
             self.log.info("%s in force: %s", _named(config), ", ".join(changes) or "nothing changed")
 
-    def _obey_reboot(self, config: EdgeDevConfig) -> None:
-        wanted = config.reboot if config.HasField("reboot") else None
+    def _decide_reboot(self, config: EdgeDevConfig) -> Callable[[], None] | None:
+        """Whether this config commands a reboot; returns what is left to do when all of it is published."""
         try:
             kept = reboot.kept_counter(self._reboot_path)
         except ValueError as err:
             self.log.error("%s; taking the config's counter for the first one", err)
             kept = None
-        match reboot.decide(wanted, kept):
+        match reboot.decide(config.reboot if config.HasField("reboot") else None, kept):
+            case Reboot.NOTHING:
+                return None
             case Reboot.FORGET:
-                self._reboot_path.unlink(missing_ok=True)
-            case Reboot.REMEMBER if wanted is not None:
-                reboot.keep(self._reboot_path, wanted)
-            case Reboot.NOW if wanted is not None:
-                self.log.warning("reboot asked for: counter %s, was %s; all apps are deactivated", wanted.counter, kept)
+                return functools.partial(self._reboot_path.unlink, missing_ok=True)
+            case Reboot.NOW if not self._rebooting:
+                counter = config.reboot.counter
+                self.log.warning("reboot asked for: counter %s, was %s; all apps are deactivated", counter, kept)
                 self._rebooting = True
-                self._tables.deactivate_apps()
-                self._attempted(ConfigGetStatus.SUCCESS)
-                # Last: until the counter is kept, a zedagent that was killed here does all of this again.
-                reboot.keep(self._reboot_path, wanted)
+        return functools.partial(reboot.keep, self._reboot_path, config.reboot)
 
     def _attempted(self, outcome: ConfigGetStatus) -> None:
         status = ZedAgentStatus(
@@ -211,6 +214,10 @@ class ZedAgent(Agent):
         )
         if self._tables.status.publish(KEY, status):
             self.log.info("config %s", outcome.name)
+        # Last: a zedagent that is killed before the counter is kept does all of this again.
+        if self._reboot_due is not None:
+            self._reboot_due()
+            self._reboot_due = None
 
 
 def _named(config: EdgeDevConfig) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pillar.cmd.zedagent.interfaces import Instances, app_label, parse_interfaces
 from pillar.cmd.zedagent.storage import parse_drives
 from pillar.controller import config_pb2 as wire
-from pillar.controller.notation import Malformed, read_uuid
+from pillar.controller.notation import Malformed, enum_value, read_uuid
 from pillar.types.common import AppInstanceOpsCmd, IoAdapter, UUIDandVersion, VmConfig
 from pillar.types.enums import IoType, VmMode
 from pillar.types.zedmanager import AppInstanceConfig
@@ -47,7 +47,7 @@ def _parse_app(
         Activate=app.activate,
         OverlayNetworkList=overlays,
         UnderlayNetworkList=underlays,
-        IoAdapterList=tuple(IoAdapter(Type=IoType(io.type), Name=io.name) for io in app.adapters) or None,
+        IoAdapterList=tuple(IoAdapter(Type=enum_value(IoType, io.type), Name=io.name) for io in app.adapters) or None,
         RestartCmd=AppInstanceOpsCmd(Counter=app.restart.counter, ApplyTime=app.restart.opsTime),
         PurgeCmd=AppInstanceOpsCmd(Counter=app.purge.counter, ApplyTime=app.purge.opsTime),
         CloudInitUserData=app.userData,
@@ -65,7 +65,7 @@ def _parse_resources(vm: wire.VmConfig) -> VmConfig:
         VCpus=vm.vcpus,
         RootDev=vm.rootdev,
         BootLoader=vm.bootloader,
-        VirtualizationMode=VmMode(vm.virtualizationMode),
+        VirtualizationMode=enum_value(VmMode, vm.virtualizationMode),
         EnableVnc=vm.enableVnc,
         VncDisplay=vm.vncDisplay,
         VncPasswd=vm.vncPasswd,

@@ -8,12 +8,12 @@ from typing import Any
 
 from pillar.cmd.zedagent.ipspec import read_host_names, read_ipspec
 from pillar.controller import config_pb2 as wire
-from pillar.controller.notation import Malformed, ip_text, read_uuid
+from pillar.controller.notation import Malformed, enum_value, ip_text, read_uuid
 from pillar.types.enums import AddressType, MapServerType, NetworkInstanceType
 from pillar.types.networkinstance import NetworkInstanceConfig, NetworkInstanceLispConfig
 from pillar.types.zedrouter import MapServer
 
-_CRYPTO = (wire.CryptoIPV4, wire.CryptoIPV6)
+_CRYPTO = (AddressType.CRYPTO_IPV4, AddressType.CRYPTO_IPV6)
 _ONE_VPN = "only one network instance of a device can be a VPN, and another one comes before it"
 
 
@@ -53,13 +53,13 @@ def _is_vpn(instance: wire.NetworkInstanceConfig) -> bool:
 
 def _parse_instance(uuid: str, instance: wire.NetworkInstanceConfig) -> tuple[NetworkInstanceConfig, list[str]]:
     wrong: list[str] = []
-    address_type: int = instance.ipType
+    address_type = enum_value(AddressType, instance.ipType)
     read: dict[str, Any] = {}
     match instance.instType:
         case wire.ZnetInstSwitch:
             if address_type:
                 wrong.append(f"a switch has no addresses; IP type {address_type} is ignored")
-            address_type = 0
+            address_type = AddressType.NONE
         case wire.ZnetInstMesh:
             read["HasEncap"] = True
             if address_type not in _CRYPTO:
@@ -73,7 +73,7 @@ def _parse_instance(uuid: str, instance: wire.NetworkInstanceConfig) -> tuple[Ne
             read["OpaqueConfig"] = instance.cfg.oconfig
             if not instance.HasField("cfg") or instance.cfg.type != wire.ZNetOConfigVPN:
                 wrong.append("a cloud instance needs cfg of type VPN")
-            if address_type != wire.IPV4:
+            if address_type != AddressType.IPV4:
                 wrong.append(f"a cloud instance needs IP type IPv4, not {address_type}")
     if address_type:
         members, bad_value = read_ipspec(instance.ip)
@@ -85,10 +85,10 @@ def _parse_instance(uuid: str, instance: wire.NetworkInstanceConfig) -> tuple[Ne
         UUID=uuid,
         Version=instance.uuidandversion.version,
         DisplayName=instance.displayname,
-        Type=NetworkInstanceType(instance.instType),
+        Type=enum_value(NetworkInstanceType, instance.instType),
         Activate=instance.activate,
         Port=instance.port.name,
-        IpType=AddressType(address_type),
+        IpType=address_type,
         **read,
     )
     return record, wrong
@@ -103,7 +103,7 @@ def _parse_lisp(lisp: wire.NetworkInstanceLispConfig) -> tuple[NetworkInstanceLi
         wrong.append(f"bad allocationprefix: {why}")
     record = NetworkInstanceLispConfig(
         MapServers=tuple(
-            MapServer(ServiceType=MapServerType(ms.zsType), NameOrIp=ms.NameOrIp, Credential=ms.Credential)
+            MapServer(ServiceType=enum_value(MapServerType, ms.zsType), NameOrIp=ms.NameOrIp, Credential=ms.Credential)
             for ms in lisp.LispMSs
         ),
         IID=lisp.LispInstanceId,

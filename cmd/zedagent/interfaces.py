@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pillar.controller import config_pb2 as wire
-from pillar.controller.notation import Malformed, is_ipv4, read_ip, read_mac, read_uuid
+from pillar.controller.notation import Malformed, enum_value, is_ipv4, read_ip, read_mac, read_uuid
 from pillar.types.eid import EIDOverlayConfig
 from pillar.types.enums import ACEDirection
 from pillar.types.zedrouter import ACE, ACEAction, ACEMatch, UnderlayNetworkConfig
@@ -144,7 +144,7 @@ def _parse_acls(acls: Sequence[wire.ACE]) -> tuple[ACE, ...]:
             ),
             Name=acl.name,
             RuleID=acl.id,
-            Dir=ACEDirection(acl.dir),
+            Dir=enum_value(ACEDirection, acl.dir),
         )
         for acl in acls
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pillar.cmd.zedagent.ipspec import read_host_names, read_ipspec
 from pillar.controller import config_pb2 as wire
-from pillar.controller.notation import Malformed, read_uuid
+from pillar.controller.notation import Malformed, enum_value, read_uuid
 from pillar.types.enums import DhcpType, NetworkProxyType, NetworkType
 from pillar.types.nim import NetworkXObjectConfig, ProxyConfig, ProxyEntry
 from pillar.types.scalars import NIL_UUID, Time
@@ -25,7 +25,7 @@ def parse_networks(networks: Iterable[wire.NetworkConfig], now: Time) -> dict[st
     """The networks by UUID. One whose id is not a UUID stands under the nil UUID with its error, as in EVE."""
     records: dict[str, NetworkXObjectConfig] = {}
     for network in networks:
-        read: dict[str, Any] = {"UUID": NIL_UUID, "Type": NetworkType(network.type)}
+        read: dict[str, Any] = {"UUID": NIL_UUID, "Type": enum_value(NetworkType, network.type)}
         try:
             _read(network, read)
         except _Wrong as wrong:
@@ -42,7 +42,7 @@ def _read(network: wire.NetworkConfig, read: dict[str, Any]) -> None:
         raise _Wrong(f"Malformed UUID ignored: {why}") from why
     if network.HasField("entProxy"):
         read["Proxy"] = _parse_proxy(network.entProxy)
-    match network.type:
+    match int(read["Type"]):
         case wire.V4 | wire.V6 | wire.CryptoEID:
             if not network.HasField("ip"):
                 raise _Wrong(f"Missing ipspec for {uuid} in {_dump(network)}")
@@ -51,7 +51,7 @@ def _read(network: wire.NetworkConfig, read: dict[str, Any]) -> None:
             if network.HasField("ip"):
                 _read_ip(network, f"parseIpspec ignored for {uuid}", read)
         case _:
-            raise _Wrong(f"Unknown NetworkConfig type {network.type} for {uuid} in {_dump(network)}; ignored")
+            raise _Wrong(f"Unknown NetworkConfig type {int(read['Type'])} for {uuid} in {_dump(network)}; ignored")
     names, bad = read_host_names(network.dns)
     if bad:
         raise _Wrong(f"bad dnsEntry {bad[0]} for {uuid}")
@@ -60,7 +60,7 @@ def _read(network: wire.NetworkConfig, read: dict[str, Any]) -> None:
 
 def _read_ip(network: wire.NetworkConfig, what: str, read: dict[str, Any]) -> None:
     members, wrong = read_ipspec(network.ip)
-    read |= {"Dhcp": DhcpType(network.ip.dhcp), **members}
+    read |= {"Dhcp": enum_value(DhcpType, network.ip.dhcp), **members}
     if wrong:
         raise _Wrong(f"{what}: {wrong}")
 

@@ -22,7 +22,7 @@ from pillar.types.baseos import BaseOsConfig, CertObjConfig
 from pillar.types.downloader import DatastoreConfig
 from pillar.types.globalconfig import GlobalConfig
 from pillar.types.networkinstance import NetworkInstanceConfig
-from pillar.types.nim import DevicePortConfig, NetworkPortConfig, NetworkXObjectConfig
+from pillar.types.nim import DevicePortConfig, NetworkXObjectConfig
 from pillar.types.scalars import Time
 from pillar.types.zedmanager import AppInstanceConfig
 
@@ -112,15 +112,13 @@ def _keep_port_times(ports: DevicePortConfig | None, before: DevicePortConfig | 
     """The record as it was when only times differ: nim takes a new TimePriority for a new port configuration."""
     if ports is None or before is None:
         return ports
-    errors = {port.IfName: port for port in before.Ports or ()}
+    since = {(port.IfName, port.ParseError): port.ParseErrorTime for port in before.Ports or () if port.ParseError}
     kept = msgspec.structs.replace(
-        ports, Ports=tuple(_keep_port_error(port, errors.get(port.IfName)) for port in ports.Ports or ())
+        ports,
+        Ports=tuple(
+            msgspec.structs.replace(port, ParseErrorTime=since.get((port.IfName, port.ParseError), port.ParseErrorTime))
+            for port in ports.Ports or ()
+        ),
     )
     same = msgspec.structs.replace(kept, TimePriority=before.TimePriority)
     return same if same == before else kept
-
-
-def _keep_port_error(port: NetworkPortConfig, before: NetworkPortConfig | None) -> NetworkPortConfig:
-    if before is not None and port.ParseError and port.ParseError == before.ParseError:
-        return msgspec.structs.replace(port, ParseErrorTime=before.ParseErrorTime)
-    return port

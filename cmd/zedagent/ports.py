@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pillar.controller import config_pb2 as wire
-from pillar.controller.notation import Malformed, mask_length, read_ip
+from pillar.controller.notation import Malformed, enum_value, mask_length, read_ip
 from pillar.types.adapters import PhyIOUsagePolicy, PhysicalAddress, PhysicalIOAdapter, PhysicalIOAdapterList
 from pillar.types.enums import DevicePortConfigVersion, DhcpType, PhyIoMemberUsage, PhyIoType
 from pillar.types.nim import DevicePortConfig, NetworkPortConfig, NetworkXObjectConfig
@@ -31,12 +31,12 @@ def _parse_adapter(entry: wire.PhysicalIO) -> PhysicalIOAdapter:
     for key in sorted(entry.phyaddrs):  # a map has no order on the wire; the last unknown key wins
         addresses[_ADDRESSES.get(key.lower(), "UnknownType")] = entry.phyaddrs[key]
     return PhysicalIOAdapter(
-        Ptype=PhyIoType(entry.ptype),
+        Ptype=enum_value(PhyIoType, entry.ptype),
         Phylabel=entry.phylabel,
         Phyaddr=PhysicalAddress(**addresses),
         Logicallabel=entry.logicallabel,
         Assigngrp=entry.assigngrp,
-        Usage=PhyIoMemberUsage(entry.usage),
+        Usage=enum_value(PhyIoMemberUsage, entry.usage),
         UsagePolicy=PhyIOUsagePolicy(FreeUplink=entry.usagePolicy.freeUplink),
     )
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-from msgspec.structs import replace
-
 from pillar.cmd.zedagent.parse import Parsed, Published
 from pillar.pubsub import Publication, PubSub
 from pillar.types.adapters import PhysicalIOAdapterList
@@ -66,11 +64,6 @@ class Tables:
         """What was wrong with the config items before."""
         settings = self.settings.get(GLOBAL_KEY)
         return (settings.Errors if settings is not None else None) or ()
-
-    def deactivate_apps(self) -> None:
-        """Withdraw Activate from every app in the table."""
-        for key, app in self.apps.items().items():
-            self.apps.publish(key, replace(app, Activate=False))
 
     def signal_restarted(self) -> None:
         """Say that the first look at the device config is over."""

@@ -8,10 +8,15 @@ texts end.
 import ipaddress
 import json
 import re
+from typing import TypeVar
+
+from pillar.types.enums import OpenEnum, OpenEnum32
 
 _CANONICAL = re.compile(rb"(.{8})-(.{4})-(.{4})-(.{4})-(.{12})", re.DOTALL)
 _URN = b"urn:uuid:"
 _MAC_BYTES = (6, 8, 20)
+
+E = TypeVar("E", bound=OpenEnum)
 
 
 class Malformed(ValueError):
@@ -163,6 +168,11 @@ def _decimal(text: str) -> int:
     sign, digits = text[: len(text) - len(text.lstrip("+-"))], text.lstrip("+-").lstrip("0") or "0"
     number = int(digits) if len(digits) <= 15 else 2**63
     return -number if sign == "-" else number
+
+
+def enum_value(enum: type[E], number: int) -> E:
+    """The member with a number from the wire, cut to the enumeration's width as Go's conversion does."""
+    return enum(number if issubclass(enum, OpenEnum32) else number % 2**8)
 
 
 def _quoted(text: str) -> str:
