@@ -40,9 +40,9 @@ _GLOBAL: Final = "global"  # the only key of GlobalConfig that counts
 _LOAD_SLICE_S: Final = 0.05
 _LOAD_AT_MOST_S: Final = 2.0
 
-_STATUSES: Final = (
-    "exit status: 0 ended by a signal, 1 could not start or gave up, 2 wrong usage, 3 already running (pid named)"
-)
+_STATUSES: Final = """\
+exit status: 0 ended by SIGTERM or SIGINT (with --daemon: it is ready)   1 could not start, or gave up
+             2 wrong usage   3 already running (its pid is named)"""
 
 
 class Agent:
@@ -188,9 +188,14 @@ class Agent:
 
 
 def parser_of(agent: type[Agent]) -> argparse.ArgumentParser:
-    """The command line of one agent."""
+    """The command line of one agent; --help begins with its contract, the docstring of its package."""
+    package = sys.modules.get(agent.__module__.rpartition(".")[0])
+    contract = package.__doc__ if package is not None else agent.__doc__
     parser = argparse.ArgumentParser(
-        prog=agent.name, description=(agent.__doc__ or "").strip() or None, epilog=_STATUSES
+        prog=agent.name,
+        description=(contract or "").strip() or None,
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_daemon_options(parser)
     agent.add_arguments(parser)
