@@ -253,6 +253,14 @@ def test_of_two_overlapping_subnets_the_one_in_service_stays_and_the_other_waits
     assert errors_of(new) == {LAN: ""}  # the other one went: the error goes by itself
 
 
+def test_an_instance_in_service_that_moves_does_not_drive_out_another() -> None:
+    """Not even when its UUID comes first: its service is at the old subnet."""
+    mover, stayer = local(LAN, "10.1.0.0/24"), local(WAN, "10.7.0.0/24")
+    statuses = {LAN: status_of(mover, 1), WAN: status_of(stayer, 2)}
+    errors = errors_of(local(LAN, "10.7.0.0/24"), stayer, statuses=statuses)
+    assert (errors[LAN] != "", errors[WAN]) == (True, "")
+
+
 def test_an_instance_that_is_wrong_itself_blocks_nobody() -> None:
     assert errors_of(local(uuid(1), Gateway="0.0.0.0"), local(LAN))[LAN] == ""
 
@@ -445,6 +453,14 @@ def test_an_address_stays_when_others_come_and_go() -> None:
     assert addresses(decide(app(2, on()), world(local()), second)) == ["10.1.0.11"]
 
 
+def test_an_address_that_somebody_else_has_is_not_kept() -> None:
+    """As after records were edited by hand."""
+    mine = decide(app(2, on()), world(local()))
+    other = decide(app(1, on()), world(local()))
+    assert addresses(mine) == addresses(other)
+    assert addresses(decide(app(2, on()), world(local(), others=(other,)), mine)) == ["10.1.0.11"]
+
+
 def test_a_static_address_is_honoured_even_outside_the_dhcp_range() -> None:
     assert addresses(decide(app(1, on(AppIPAddr="10.1.0.200")), world(local()))) == ["10.1.0.200"]
 
@@ -548,6 +564,11 @@ def test_a_port_map_of_another_app_blocks_activation_until_that_app_has_gone(net
     assert "port map of tcp port 8080 is already used by app app1" in blocked.Error
     free = decide(wish, world(*instances), blocked)
     assert (free.Activated, free.Error) == (True, "")
+
+
+def test_the_port_map_of_an_inactive_app_blocks_nobody() -> None:
+    idle = decide(app(1, on(LAN, port_map()), Activate=False), world(local()))
+    assert decide(app(2, on(LAN, port_map())), world(local(), others=(idle,))).Activated
 
 
 def test_port_maps_through_different_uplinks_do_not_clash() -> None:
