@@ -162,8 +162,10 @@ class PubSub:
         return subscription
 
     def folder(self, path: str | os.PathLike[str], look: Callable[[], None]) -> Folder:
-        """Follow a directory below the root that is no table: `look()` is called, from `wait`, `process` or `run`, at
-        the start and whenever a file in it may have changed; it compares for itself. Raises BadName for a path elsewhere.
+        """Follow a directory below the root that is no table.
+
+        `look()` is called, from `wait`, `process` or `run`, at the start and whenever a file in it may have changed;
+        it compares for itself. Raises BadName for a path elsewhere.
         """
         parts = os.path.relpath(os.path.abspath(path), self.root).split(os.sep)
         if parts[0] in (os.pardir, os.curdir):
@@ -249,6 +251,9 @@ class PubSub:
             if folder.has_work:
                 folder.work()
 
+    def _followed(self) -> list[Subscription[Any] | Folder]:
+        return [*self._subscriptions, *self._folders]
+
     def _take_notes(self, ready: list[tuple[int, int]]) -> None:
         """Read the events; they only say which names and tables to look at."""
         for fd, _ in ready:
@@ -271,7 +276,7 @@ class PubSub:
     def _relist(self) -> None:
         """The slow re-list: finds what gave no event."""
         self._next_relist = self._draw_relist()
-        for followed in (*self._subscriptions, *self._folders):
+        for followed in self._followed():
             followed.list_again()
         for publication in self._publications:
             publication.repair(everything=True)
@@ -280,7 +285,7 @@ class PubSub:
         return time.monotonic() + random.uniform(*self._relist_seconds)
 
     def _has_work(self) -> bool:
-        return any(followed.has_work for followed in (*self._subscriptions, *self._folders))
+        return any(followed.has_work for followed in self._followed())
 
 
 def _decode_object(data: bytes) -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""`scripts/bench`: run the measurements and print them, as a table for people or one flat JSON object.
+
+exit status: 0 measured   1 measured, and a target was missed (with --check)   2 wrong usage
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pillar.bench import library, processes
+from pillar.terminal import Palette, table
+
+GROUPS: dict[str, Callable[[], dict[str, float]]] = {
+    "publish": library.publish,
+    "latency": library.latency,
+    "burst": library.burst,
+    "growth": library.growth,
+    "memory": processes.memory,
+    "start": processes.start,
+    "deploy": processes.deploy,
+}
+
+
+class Target(NamedTuple):
+    """What a figure should be."""
+
+    limit: float
+    at_least: bool = False
+
+    def met(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}"
+
+
+TARGETS = {
+    "publish_ratio": Target(1.8),
+    "latency_p50_ratio": Target(2.0),
+    "burst_ratio": Target(0.5, at_least=True),
+    "growth_ratio": Target(1.2),
+    "zedmanager_rss_mib": Target(32),
+    "start_ratio": Target(1.6),
+    "deploy_s": Target(1.0),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one flat JSON object")
+    parser.add_argument("--only", choices=sorted(GROUPS), action="append", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    for name in options.only or GROUPS:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        figures |= {key: round(value, 4) for key, value in GROUPS[name]().items()}
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        print("\n".join(_lines(figures)))
+    missed = [key for key, target in TARGETS.items() if key in figures and not target.met(figures[key])]
+    return 1 if missed and options.check else 0
+
+
+def _lines(figures: dict[str, float]) -> list[str]:
+    rows: list[list[str | tuple[str, str]]] = []
+    for key, value in figures.items():
+        target = TARGETS.get(key)
+        verdict = ("", "") if target is None else ("met", "green") if target.met(value) else ("missed", "red")
+        rows.append([key, f"{value:.4g}", str(target or ""), verdict])
+    return table(rows, Palette.of(), header=("figure", "value", "target", ""), right=(1,))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The library's figures: publish, idle latency, bursts, growth with the table."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from pillar.bench.children import AGENT
+from pillar.bench.floor import BareWriter, now
+from pillar.bench.measure import record, scratch, take_turns
+from pillar.pubsub import PubSub
+from pillar.types.downloader import DownloaderStatus
+
+PUBLISHES = 2000
+LATENCIES = 200
+IDLE_S = 0.004  # between two publishes of a latency measurement: the receiver has gone back to sleep
+BURST = 10_000
+MANY_KEYS = 100_000
+
+Publish = Callable[[str, DownloaderStatus], object]
+
+
+def publish() -> dict[str, float]:
+    """publish_us, publish_ratio: a changed value under one of ten keys."""
+    with scratch() as place, PubSub(place, AGENT) as pubsub:
+        publication = pubsub.publication(DownloaderStatus)
+        bare = BareWriter(f"{place}/floor")
+        pair = take_turns(lambda: _per_publish(publication.publish), lambda: _per_publish(bare.publish))
+    return {"publish_us": pair.subject, "publish_ratio": pair.ratio}
+
+
+def latency() -> dict[str, float]:
+    """latency_p50_us, latency_p50_ratio: from publish to the handler in another process that was asleep."""
+    with scratch() as place, PubSub(place, AGENT) as pubsub:
+        publication = pubsub.publication(DownloaderStatus)
+        bare = BareWriter(f"{place}/floor")
+        pair = take_turns(
+            lambda: _median_delay("subject", place, publication.publish),
+            lambda: _median_delay("floor", f"{place}/floor", bare.publish),
+        )
+    return {"latency_p50_us": pair.subject, "latency_p50_ratio": pair.ratio}
+
+
+def burst() -> dict[str, float]:
+    """burst_per_s, burst_ratio: distinct keys as fast as possible, until the last handler in another process."""
+    pair = take_turns(lambda: _burst("subject"), lambda: _burst("floor"))
+    return {"burst_per_s": pair.subject, "burst_ratio": pair.ratio}
+
+
+def growth() -> dict[str, float]:
+    """growth_ratio: the same ten keys published while the table holds many, against while it holds ten."""
+    with scratch() as small, scratch() as large, PubSub(small, AGENT) as few, PubSub(large, AGENT) as many:
+        ten = few.publication(DownloaderStatus)
+        hundred_thousand = many.publication(DownloaderStatus)
+        for number in range(MANY_KEYS):
+            hundred_thousand.publish(f"filler{number}", record(number))
+        pair = take_turns(lambda: _per_publish(hundred_thousand.publish), lambda: _per_publish(ten.publish))
+    return {"growth_ratio": pair.ratio}
+
+
+_numbers = iter(range(1, 2**31))
+
+
+def _per_publish(publish: Publish) -> float:
+    """Microseconds a publish of a value never published before."""
+    records = [(f"key{number % 10}", record(next(_numbers))) for number in range(PUBLISHES)]
+    start = time.perf_counter()
+    for key, item in records:
+        publish(key, item)
+    return (time.perf_counter() - start) / PUBLISHES * 1e6
+
+
+def _median_delay(kind: str, place: str, publish: Publish) -> float:
+    """Microseconds. One record at a time: two close together may rightly be seen as one."""
+    delays = []
+    with _receiver(kind, place, 0) as said:
+        for _ in range(LATENCIES):
+            time.sleep(IDLE_S)
+            publish("key", record(next(_numbers), stamp=now()))
+            delays.append(int(next(said)))
+    return statistics.median(delays) / 1000
+
+
+def _burst(kind: str) -> float:
+    """Records a second, from the first publish to the last handler."""
+    with scratch() as place, PubSub(place, AGENT) as pubsub:
+        if kind == "subject":
+            publish: Publish = pubsub.publication(DownloaderStatus).publish
+        else:
+            publish = BareWriter(place).publish
+        records = [(f"key{number}", record(number)) for number in range(BURST)]
+        with _receiver(kind, place, BURST) as said:
+            start = now()
+            for key, item in records:
+                publish(key, item)
+            end = int(next(said))
+    return BURST / ((end - start) / 1e9)
+
+
+@contextlib.contextmanager
+def _receiver(kind: str, place: str, count: int) -> Iterator[Iterator[str]]:
+    """A receiving process that is ready; gives the lines it prints."""
+    command = [sys.executable, "-m", "pillar.bench.children", kind, place, str(count)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            if child.stdout.readline() != "ready\n":
+                raise RuntimeError(f"the receiving process ({kind}) did not start")
+            yield child.stdout
+        finally:
+            child.kill()

@@ -1,0 +1,65 @@
+"""Taking turns, and the record that is measured with."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from pillar.pubsub import encode
+from pillar.types.downloader import DownloaderStatus
+from pillar.types.enums import SwState
+
+TMPFS = "/dev/shm"
+RUNS = 5
+RECORD_BYTES = 1024
+
+
+class Pair(NamedTuple):
+    """Medians of what was measured and of its floor, in the same unit."""
+
+    subject: float
+    floor: float
+
+    @property
+    def ratio(self) -> float:
+        return self.subject / self.floor
+
+
+def take_turns(subject: Callable[[], float], floor: Callable[[], float]) -> Pair:
+    """Run both in turns, so that what else the machine does hits both; the first turn of each warms up."""
+    subject(), floor()
+    measured = [(floor(), subject()) for _ in range(RUNS)]
+    return Pair(statistics.median(turn[1] for turn in measured), statistics.median(turn[0] for turn in measured))
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A new directory on tmpfs."""
+    return tempfile.TemporaryDirectory(prefix="pillar-bench-", dir=TMPFS if Path(TMPFS).is_dir() else None)
+
+
+def record(number: int, stamp: int = 0) -> DownloaderStatus:
+    """A status of 1 KiB that differs with `number`; `stamp` travels in its Size."""
+    return msgspec.structs.replace(_MODEL, RetryCount=number, Size=stamp)
+
+
+def _model() -> DownloaderStatus:
+    name = "images/appliances/edge/scada-os-18.04.qcow2"
+    status = DownloaderStatus(
+        Safename=name.replace("/", " ") + "." + "ab" * 32,
+        Name=name,
+        ObjType="appImg.obj",
+        ImageSha256="ab" * 32,
+        RefCount=1,
+        State=SwState.DOWNLOAD_STARTED,
+        Progress=42,
+    )
+    missing = RECORD_BYTES - len(encode(status))
+    return msgspec.structs.replace(status, LastErr="x" * max(missing, 0))
+
+
+_MODEL = _model()
