@@ -1,0 +1,41 @@
+"""Run the demo: `scripts/demo`, or `python -m pillar.demo` where Pillar is installed.
+
+exit status: 0 all of it happened   1 a step did not come true; the message says which   2 wrong usage
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from pillar.demo.screen import Screen, complain
+from pillar.demo.show import DemoFailed, Show
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo",
+        description="Take an ECO from a device config to RUNNING, kill an agent on the way, undeploy.",
+    )
+    parser.add_argument("--root", type=Path, help="the device's directory (default: a new temporary one)")
+    parser.add_argument("--keep", action="store_true", help="leave the ECO and the agents running")
+    parser.add_argument("--json", action="store_true", help="print one object a step")
+    options = parser.parse_args()
+    root = options.root.absolute() if options.root else Path(tempfile.mkdtemp(prefix="pillar-demo-"))
+    try:
+        Show(root, Screen(as_json=options.json)).run(keep=options.keep)
+    except DemoFailed as err:
+        complain(f"{err} (the device is left in {root})", as_json=options.json)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if not options.root and not options.keep:
+        shutil.rmtree(root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""What the demo does, in order. Every step waits for what it claims; one that does not come true ends the demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pillar.agents import AGENTS
+from pillar.demo import device, eco
+from pillar.demo.device import Onlooker, Seen
+from pillar.demo.images import ImageServer
+from pillar.demo.screen import Screen
+from pillar.locations import Locations
+from pillar.types.enums import SwState
+
+IMAGE_BYTES = 6 * 1024 * 1024
+T = TypeVar("T")
+
+PATIENCE_S = 40.0  # for any one step
+
+
+class DemoFailed(Exception):
+    """A step did not come true; the text says which, and where to look."""
+
+
+class Show:
+    """One run of the demo on one root."""
+
+    def __init__(self, root: Path, screen: Screen) -> None:
+        self.root = root
+        self.where = Locations(root)
+        self.screen = screen
+        self.app_id = str(uuid.uuid4())
+        self.image = eco.build("hello.img", IMAGE_BYTES)
+        self._told: dict[str, str] = {}  # download -> the state last shown
+
+    def run(self, *, keep: bool) -> None:
+        """All of it. Raises DemoFailed; agents and server are stopped in any case, unless `keep` and all went well."""
+        server = ImageServer(self.image, hold_at=IMAGE_BYTES // 2)
+        onlooker = Onlooker(str(self.root), self._seen)
+        kept = False
+        try:
+            self.start_agents()
+            self.deploy(server)
+            self.kill_the_downloader(server, onlooker)
+            self.wait_until_running(onlooker)
+            url = self.ask_the_eco()
+            self.check_fetches(server)
+            if keep:
+                kept = True
+                self.leave(url)
+                return
+            self.undeploy(onlooker, url)
+        finally:
+            onlooker.close()
+            server.close()
+            if not kept:
+                self._pillar("down")
+        self.screen.step("done", f"done in {self.screen.seconds:.1f} s", ok=True)
+
+    def start_agents(self) -> None:
+        self._pillar("up", "--daemon")
+        names = [entry.name for entry in AGENTS]
+        self.screen.step("up", f"{len(names)} agents run on {self.root}", root=str(self.root), agents=names)
+
+    def deploy(self, server: ImageServer) -> None:
+        """Hand the config to zedagent, as a file, the way a person would."""
+        path = self.root / "demo-config.json"
+        path.write_text(json.dumps(device.config(self.image, server.url, self.app_id), indent=1))
+        mib = len(self.image.content) / 1024 / 1024
+        self.screen.step(
+            "deploy",
+            f"pillar deploy {path.name}: the ECO {device.APP_NAME!r}, an image of {mib:.1f} MiB from {server.url}",
+            app=self.app_id,
+            sha256=self.image.sha256,
+        )
+        self._pillar("deploy", str(path))
+
+    def kill_the_downloader(self, server: ImageServer, onlooker: Onlooker) -> None:
+        """kill -9 in the middle of the transfer; the server holds it there, so it is the middle on any machine."""
+        self._wait(onlooker, server.held.is_set, "the download to reach its middle")
+        pid = int(self.where.pid("downloader").read_text())
+        os.kill(pid, signal.SIGKILL)
+        self.screen.step("kill", f"kill -9 {pid}: the downloader, in the middle of the transfer", pid=pid)
+        server.let_go()
+        new = self._wait(onlooker, lambda: self._other_pid("downloader", pid), "the downloader to come back")
+        self.screen.step("recovered", f"the supervisor started it again as {new}", pid=new)
+
+    def wait_until_running(self, onlooker: Onlooker) -> None:
+        def running() -> bool:
+            status = onlooker.apps.get(self.app_id)
+            return status is not None and status.State == SwState.RUNNING and status.Activated
+
+        self._wait(onlooker, running, "the ECO to be RUNNING")
+
+    def ask_the_eco(self) -> str:
+        """Ask the running ECO over HTTP; returns its address."""
+        log = self.where.log(self.app_id)
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := re.search(r"listening on (\S+)", log.read_text() if log.exists() else "")):
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"the ECO runs but does not listen; its log is {log}")
+            time.sleep(0.02)
+        url = f"http://{found[1]}/hello"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            body = answer.read().decode()
+        if json.loads(body)["uuid"] != self.app_id:
+            raise DemoFailed(f"{url} is answered by somebody else: {body}")
+        self.screen.step("answer", f"GET {url} -> {body}", url=url, answer=json.loads(body))
+        return url
+
+    def check_fetches(self, server: ImageServer) -> None:
+        """The kill must not have cost more than what was in flight."""
+        size = len(self.image.content)
+        again = server.sent - size
+        if again > size // 4 or len(server.requests) < 2:
+            raise DemoFailed(f"{server.sent} bytes were sent for an image of {size}: the transfer was not resumed")
+        self.screen.step(
+            "fetched",
+            f"fetched with {len(server.requests)} requests, the last with Range: {server.requests[-1] or 'none'};"
+            f" {max(again, 0) // 1024} KiB sent twice",
+            requests=len(server.requests),
+            sent=server.sent,
+            size=size,
+        )
+
+    def undeploy(self, onlooker: Onlooker, url: str) -> None:
+        """Take the app away and look whether everything of it is gone."""
+        self.screen.step("undeploy", "pillar undeploy")
+        self._pillar("undeploy")
+        tables = (onlooker.apps, onlooker.domains, onlooker.networks)
+        self._wait(onlooker, lambda: all(self.app_id not in table for table in tables), "the ECO's records to go")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.URLError:
+            self.screen.step("gone", "the ECO is gone: no record of it is left, and nobody answers", app=self.app_id)
+        else:
+            raise DemoFailed(f"{url} still answers after undeploy")
+
+    def leave(self, url: str) -> None:
+        """Say what there is to look at."""
+        root, app = self.root, self.app_id
+        self.screen.step("kept", f"left running on {root}", root=str(root), url=url)
+        self.screen.plain(
+            f"""
+look around:
+  ls {root}/run/*/ {root}/run/*/*/
+  cat {root}/run/zedmanager/AppInstanceStatus/{app}.json
+  cat {root}/run/domainmgr/DomainStatus/{app}.json
+  tail {root}/persist/log/downloader.log
+  curl {url}
+  pillar ps --root {root}; pillar watch --root {root}
+kill an agent and see it come back:
+  kill -9 $(cat {root}/run/zedmanager.pid); pillar ps --root {root}
+end it:
+  pillar undeploy --root {root}; pillar down --root {root}"""
+        )
+
+    def _seen(self, seen: Seen) -> None:
+        if seen.progress is not None and seen.topic == "DownloaderStatus":
+            self.screen.progress(seen.agent, seen.topic, seen.progress)
+            if seen.text == self._told.get(seen.key):
+                return
+            self._told[seen.key] = seen.text
+        self.screen.change(seen.agent, seen.topic, seen.text)
+
+    def _wait(self, onlooker: Onlooker, condition: Callable[[], T], what: str) -> T:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            onlooker.wait(0.05)
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise DemoFailed(f"waited {PATIENCE_S:.0f} s for {what}; look into {self.where.persist / 'log'}")
+
+    def _other_pid(self, agent: str, old: int) -> int:
+        try:
+            pid = int(self.where.pid(agent).read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+        return pid if pid != old else 0
+
+    def _pillar(self, *words: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "pillar", words[0], "--root", str(self.root), *words[1:]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise DemoFailed(f"pillar {' '.join(words)} failed: {(done.stderr or done.stdout).strip()}")
