@@ -446,3 +446,48 @@ def test_the_runtime_loads_nothing_heavy():
     code = f"import sys, pillar.agent; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=TREE, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_however_often_and_early_supervisors_are_killed_each_agent_runs_once(device):
+    # Killed while it spawns: an agent may then run that is in no ledger and has no pid file yet.
+    for number in range(6):
+        supervisor = device.up()
+        eventually("it began", lambda: holder(device.where.pid("pillar")) is not None)
+        select.select([], [], [], 0.015 * number)  # a moment, not a wait: every round hits another step
+        supervisor.kill()
+        supervisor.wait(timeout=DEADLINE_S)
+        if number % 2:  # so that the next one has to spawn again
+            for pid in children_of(device.home):
+                os.kill(pid, signal.SIGKILL)
+    last = device.up()
+
+    def agents():
+        return sorted(command_of(pid) for pid in children_of(device.home))
+
+    eventually("the last one has them", lambda: holder(device.where.pid("pillar")) == last.pid)
+    eventually("each runs once", lambda: agents() == ["toy_one", "toy_two"])
+    for name in ("one", "two"):
+        eventually(f"{name} runs", lambda name=name: holder(device.where.pid(name)) is not None)
+    assert device.pillar("down").returncode == 0
+    assert agents() == []
+
+
+def children_of(home: Path) -> list[int]:
+    """The toy agents of this test: they have its directory."""
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            if Path(f"/proc/{pid}/cwd").readlink() == home and command_of(pid):
+                found.append(pid)
+        except OSError:
+            continue  # ended meanwhile, or another user's
+    return found
+
+
+def command_of(pid: int) -> str:
+    """`toy_one` for `python -m toy_one ...`; "" for others."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return ""
+    return next((word for word in words if word.startswith("toy_")), "")
