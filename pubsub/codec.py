@@ -3,7 +3,6 @@
     encode    msgspec, then what Go does to the text: HTML escapes, sorted map keys, U+FFFD for lone surrogates
     decode    first strictly with msgspec, which is fast and takes everything this codec writes; what that
               refuses is read again by Go's lenient rules (lenient.py); only what fails both is a bad record
-    detached  a record that its receiver cannot use to change the table it came from
 
 Everything is read off the annotations of the record's class: any msgspec.Struct will do, and this module
 knows no record by name. A class whose JSON is not an object of its fields but the value of one of them
@@ -81,17 +80,6 @@ def decode(record_type: type[T], data: bytes) -> T:
         raise BadRecord(f"{name}: nested too deeply to be read") from None
     except MemoryError:
         raise BadRecord(f"{name}: too large to be read ({len(data)} bytes)") from None
-
-
-def detached(record: T) -> T:
-    """The record, or a deep copy when its type holds anything that a receiver could change (a map, a list).
-
-    Which of the two is decided once per type, so for most records this costs a dictionary look-up.
-    """
-    if shape_of(type(record)).immutable:
-        return record
-    copied: T = _rebuild(record, lambda part: part)
-    return copied
 
 
 class _Codec:

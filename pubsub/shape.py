@@ -17,7 +17,6 @@ class Shape:
 
     root: str = ""  # the field whose value is the whole JSON; "" for an ordinary record
     target: Any = None  # the annotation of what the JSON holds: the class, or that field's
-    immutable: bool = True  # nothing in it can be changed in place
     ignores_unknown: bool = False  # some struct in it passes over unknown members
     floats: bool = False  # it may hold a float
 
@@ -27,8 +26,7 @@ class Shape:
             return
         seen.add(id(node))
         match node:
-            case inspect.StructType(cls=cls):
-                self.immutable &= cls.__struct_config__.frozen
+            case inspect.StructType():
                 self.ignores_unknown |= not node.forbid_unknown_fields
                 for field in node.fields:
                     self.look(field.type, seen)
@@ -43,11 +41,9 @@ class Shape:
                 for inner in node.item_types:
                     self.look(inner, seen)
             case inspect.DictType():
-                self.immutable = False
                 self.look(node.key_type, seen)
                 self.look(node.value_type, seen)
             case inspect.ListType() | inspect.SetType():
-                self.immutable = False
                 self.look(node.item_type, seen)
             case inspect.FloatType():
                 self.floats = True
@@ -56,7 +52,6 @@ class Shape:
             case inspect.EnumType() | inspect.LiteralType():
                 pass
             case _:  # Any, Raw, dates, foreign classes: assume everything of them
-                self.immutable = False
                 self.ignores_unknown = self.floats = True
 
 
@@ -73,7 +68,7 @@ def shape_of(record_type: type) -> Shape:
 
 def _read(record_type: type) -> Shape:
     if not issubclass(record_type, msgspec.Struct):
-        return Shape(target=record_type, immutable=False, ignores_unknown=True, floats=True)
+        return Shape(target=record_type, ignores_unknown=True, floats=True)
     shape = Shape(root=getattr(record_type, "json_root", ""), target=record_type)
     shape.look(inspect.type_info(record_type), set())
     if shape.root:
