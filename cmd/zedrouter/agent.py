@@ -245,6 +245,7 @@ class Zedrouter(Agent):
     def _mark_affected(self, instances: set[Uuid]) -> None:
         if not instances:
             return
+        self.queue.mark(_INSTANCES)  # a subnet or port that one gave up is what another waits for
         for uuid, config in (*self.app_configs.items().items(), *self.management_configs.items().items()):
             if any(network.Network in instances for network in networks(config)):
                 self.queue.mark(uuid)

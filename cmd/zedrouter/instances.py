@@ -46,6 +46,7 @@ class Verdict:
     wanted: NetworkInstanceConfig
     error: str = ""
     held_back: bool = False  # a change of addressing waits until the last app has left
+    moves: bool = False  # its addressing is to change now
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,31 @@ def judge(
     network: DeviceNetworkStatus | None,
 ) -> dict[Uuid, Verdict]:
     """A verdict for every configured instance. `in_use` are the instances with vifs of apps."""
-    plans: list[tuple[bool, Uuid, Verdict]] = []
-    for uuid, config in configs.items():
-        status = statuses.get(uuid)
-        verdict = _wanted(config, status, uuid in in_use)
-        in_service = _in_service(status) and not _differs(verdict.wanted, status)
-        plans.append((not in_service, uuid, verdict))
+    plans = {uuid: _wanted(config, statuses.get(uuid), uuid in in_use) for uuid, config in configs.items()}
     verdicts: dict[Uuid, Verdict] = {}
-    accepted: list[_Claim] = []
-    for _, uuid, verdict in sorted(plans, key=lambda plan: plan[:2]):
+    accepted: dict[Uuid, _Claim] = {}
+    for uuid in sorted(plans, key=lambda uuid: (not _in_service(statuses.get(uuid)), uuid)):
+        verdict = plans[uuid]
         errors = [verdict.error] if verdict.error else []
         errors += own_errors(verdict.wanted, network)
         claim = _claim(verdict.wanted, network)
         if not errors:
-            errors += _clashes(claim, accepted)
+            errors += _clashes(claim, accepted.values())
         if not errors or _in_service(statuses.get(uuid)):
-            accepted.append(claim)  # in service with an error still has its bridge and its apps
+            accepted[uuid] = claim  # in service with an error still has its bridge and its apps
         verdicts[uuid] = replace(verdict, error="; ".join(errors))
+    # Who wants to move holds its old place until the new one is free: nobody is driven out.
+    for uuid, verdict in verdicts.items():
+        moved = configs[uuid]
+        if verdict.moves and not verdict.error:
+            claim = _claim(moved, network)
+            others = [other for number, other in accepted.items() if number != uuid]
+            errors = own_errors(moved, network) or _clashes(claim, others)
+            if errors:
+                verdicts[uuid] = replace(verdict, error=f"cannot change its addressing: {'; '.join(errors)}")
+            else:
+                verdicts[uuid] = Verdict(moved)
+                accepted[uuid] = claim
     return verdicts
 
 
@@ -203,9 +212,9 @@ def _wanted(config: NetworkInstanceConfig, status: NetworkInstanceStatus | None,
         return Verdict(
             kept, f"cannot change the {' and the '.join(what)}: delete the network instance and make it anew"
         )
-    if has_vifs and any(getattr(config, name) != getattr(status, name) for name in _ADDRESSING):
+    if any(getattr(config, name) != getattr(status, name) for name in _ADDRESSING):
         kept = msgspec.structs.replace(config, **{name: getattr(status, name) for name in _ADDRESSING})
-        return Verdict(kept, held_back=True)
+        return Verdict(kept, held_back=has_vifs, moves=not has_vifs)
     return Verdict(config)
 
 
