@@ -1,0 +1,174 @@
+"""The verifier's work on one image, in a worker's thread: take, hash, check, place. Safe to start again anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pillar.cmd.verifier import signature
+from pillar.cmd.verifier.decide import Bad, Good, Refused, no_file_text
+from pillar.cmd.verifier.ledger import Ledger, look
+from pillar.cmd.verifier.signature import SignatureRefused, Trust
+from pillar.imagestore import STAGES, Found, ImageStore
+from pillar.transports.partfile import is_part, sync_directory
+from pillar.types.common import filename_from_safename
+from pillar.types.verifier import VerifyImageConfig
+from pillar.workers import Cancel
+
+HASH_BYTES = 1024 * 1024
+PRIVATE_DIRECTORY, PRIVATE_FILE, OPEN_DIRECTORY = 0o500, 0o400, 0o700
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One image to bring to `verified`. `config` is None for one that stands there and is only looked at again."""
+
+    store: ImageStore
+    ledger: Ledger
+    trust: Trust
+    sha256: str
+    safename: str
+    config: VerifyImageConfig | None
+
+    def run(self, cancel: Cancel) -> Good | Bad | Refused:
+        """Judge what there is, the furthest first. Raises Cancelled; OSError when the file system refuses."""
+        wrong = ""
+        for stage in reversed(STAGES):
+            found = self.store.find_in(stage, self.sha256, self.safename)
+            while found is not None:
+                digest = self._digest(found, cancel)
+                if digest == self.sha256.lower():
+                    return self._let_through(self._take(found))
+                wrong = digest
+                self._throw_away(found)
+                found = self.store.find_in(stage, self.sha256, self.safename)
+        if wrong:
+            return Bad(
+                f"sha256 mismatch: the image has {wrong}, the config says {self.sha256.lower()}; the file was removed"
+            )
+        return Refused(no_file_text(self.sha256))
+
+    def _digest(self, found: Found, cancel: Cancel) -> str:
+        """The file's sha256: as remembered, or read. Taken out of pending first, where others may write."""
+        if found.stage == "pending":
+            found = self._move(found, "verifier", self.safename)
+        fd = os.open(found.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            before = os.fstat(fd)
+            if self.ledger.proves(self.sha256, before):
+                return self.sha256.lower()
+            digest = hashlib.sha256()
+            while block := os.read(fd, HASH_BYTES):
+                digest.update(block)
+                cancel.raise_if_set()
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if look(before) != look(after):
+            return f"{digest.hexdigest()} (written to while it was read)"
+        if digest.hexdigest() == self.sha256.lower():
+            self.ledger.write(self.sha256, look(after, self._signatures()))
+        return digest.hexdigest()
+
+    def _take(self, found: Found) -> Found:
+        """Where the file is by now: what was in pending is in verifier since it was hashed."""
+        if found.stage != "pending":
+            return found
+        return self.store.find_in("verifier", self.sha256, self.safename) or found
+
+    def _let_through(self, found: Found) -> Good | Refused:
+        """The content is right; is the signature? Then the image goes to its place."""
+        config = self.config
+        if config is not None and signature.is_signed(config):
+            mark = signature.fingerprint(config)
+            try:
+                signature.check(config, bytes.fromhex(self.sha256), self.trust)
+            except SignatureRefused as err:
+                self._record(found, tuple(known for known in self._signatures() if known != mark))
+                return Refused(f"signature: {err}")
+            self._record(found, tuple({*self._signatures(), mark}))
+        if found.stage != "verified":
+            found = self._move(found, "verified", self._file_name())
+        self._seal(found)
+        self._record(found, self._signatures())
+        self._tidy()
+        return Good(found.size)
+
+    def _record(self, found: Found, signatures: tuple[str, ...]) -> None:
+        self.ledger.write(self.sha256, look(found.path.lstat(), signatures))
+
+    def _signatures(self) -> tuple[str, ...]:
+        entry = self.ledger.get(self.sha256)
+        return entry.signatures if entry is not None else ()
+
+    def _move(self, found: Found, stage: Literal["verifier", "verified"], name: str) -> Found:
+        """Rename into the next stage's directory of this sha256, which then holds this one file."""
+        directory = self.store.directory(stage, self.sha256)
+        directory.mkdir(mode=OPEN_DIRECTORY, parents=True, exist_ok=True)
+        directory.chmod(OPEN_DIRECTORY)
+        for stranger in directory.iterdir():  # a directory, a link, a part: find_in saw no image here
+            remove(stranger)
+        found.path.parent.chmod(OPEN_DIRECTORY)
+        found.path.chmod(PRIVATE_FILE)
+        target = directory / name
+        found.path.rename(target)
+        directory.chmod(PRIVATE_DIRECTORY)
+        sync_directory(directory)
+        with contextlib.suppress(OSError):  # another file of this sha256 may wait there
+            found.path.parent.rmdir()
+        return Found(stage, target, found.size)
+
+    def _seal(self, found: Found) -> None:
+        """Put right what a kill between rename and chmod left. Only if needed: a chmod changes the file's ctime."""
+        if found.path.stat().st_mode & 0o777 != PRIVATE_FILE:
+            found.path.chmod(PRIVATE_FILE)
+        found.path.parent.chmod(PRIVATE_DIRECTORY)
+
+    def _tidy(self) -> None:
+        """Remove what the other stages still have of an image that is verified now."""
+        remove(self.store.directory("verifier", self.sha256))
+        pending = self.store.directory("pending", self.sha256)
+        if pending.is_dir():
+            for path in pending.iterdir():
+                if not is_part(path.name):  # a part is the downloader's
+                    remove(path)
+            with contextlib.suppress(OSError):
+                pending.rmdir()
+
+    def _throw_away(self, found: Found) -> None:
+        found = self._take(found)
+        self.ledger.forget(self.sha256)
+        found.path.parent.chmod(OPEN_DIRECTORY)
+        found.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            found.path.parent.rmdir()
+
+    def _file_name(self) -> str:
+        try:
+            name = filename_from_safename(self.safename)
+        except ValueError:
+            name = self.safename
+        return name if name not in ("", ".", "..") else self.sha256
+
+
+def remove_image(store: ImageStore, ledger: Ledger, sha256: str, *, verified: bool) -> None:
+    """Remove an image from the verifier's directories; its verified file only when that is asked for."""
+    if verified:
+        remove(store.directory("verified", sha256))
+        ledger.forget(sha256)
+    remove(store.directory("verifier", sha256))
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory with everything in it; nothing happens when it is not there. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        path.chmod(OPEN_DIRECTORY)
+        for inner in path.iterdir():
+            remove(inner)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
