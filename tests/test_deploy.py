@@ -85,6 +85,17 @@ def test_a_bad_file_changes_nothing(
     assert (root / "config/device.json").read_bytes() == SAMPLE.read_bytes()
 
 
+def test_a_slip_of_the_pen_is_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config"
+    for slip, said in (
+        ({"actviate": True}, "EdgeDevConfig.apps[0] has no field 'actviate'"),
+        ({"drives": [{"target": "disk"}]}, "EdgeDevConfig.apps[0].drives[0].target has no value 'disk'"),
+    ):
+        config.write_text(json.dumps({"id": {"uuid": APP}, "apps": [{"displayname": "farm", **slip}]}))
+        assert pillar(root, "deploy", config) == 0
+        assert f"ignored: {said}" in capsys.readouterr().out
+
+
 def test_another_file_stays_unless_it_would_count_instead(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "config").mkdir()
     other = root / "config/device.pb"

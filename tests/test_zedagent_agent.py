@@ -192,7 +192,7 @@ def test_a_bad_file_keeps_the_last_good_config_and_recovers(root: Path, name: st
         error = wait_for(lambda: state(root)["Error"], "the refusal")
         assert why in error
         assert str(root / "config" / name) in error
-        wait_for(lambda: status(root)["ConfigGetStatus"] == 2, "ConfigGetStatus to say it")
+        assert status(root)["ConfigGetStatus"] == 2
         assert (state(root)["Version"], files(root)) == ("1", before)
         assert len(log_lines(root, "going on with the config of device")) == 1
         hand_in(root / "config", name, as_json(config("3")) if name.endswith("json") else as_binary(config("3")))
@@ -240,6 +240,7 @@ def test_a_restart_with_nothing_new_publishes_nothing(root: Path) -> None:
     with zedagent(root) as process:
         wait_for_version(root, "1")
         kept = root / "persist/checkpoint/lastconfig"
+        wait_for(kept.exists, "the saved config")
         before, saved, statuses = files(root), kept.stat().st_mtime_ns, (state(root), status(root))
         assert table(root, "DevicePortConfig")["zedagent"]["Ports"][0]["ParseError"]
         process.kill()
@@ -310,6 +311,16 @@ def test_the_config_directory_may_go_and_come_back(root: Path) -> None:
         wait_for_version(root, "2")
         give(root, config("3"))
         wait_for_version(root, "3")
+
+
+def test_an_unknown_name_in_a_config_is_ignored_and_named(root: Path) -> None:
+    with zedagent(root):
+        assert table(root, "GlobalConfig")["global"]["ConfigInterval"] == 60  # the defaults, before any config
+        give(root, config("1", colour="blue", configItems=[{"key": "sound", "value": "off"}]))
+        wait_for_version(root, "1")
+        assert state(root)["Problems"] == ["ignored: EdgeDevConfig has no field 'colour'"]
+        assert table(root, "GlobalConfig")["global"]["Errors"] == ["Unknown configItem sound value off\n"]
+        assert len(log_lines(root, "Unknown configItem sound")) == 1
 
 
 def test_a_link_put_in_place_is_followed(root: Path) -> None:

@@ -14,7 +14,7 @@ from pillar.agent import Agent
 from pillar.cmd.zedagent import reboot, source
 from pillar.cmd.zedagent.parse import deactivated, parse_config
 from pillar.cmd.zedagent.reboot import Reboot
-from pillar.cmd.zedagent.tables import KEY, Tables
+from pillar.cmd.zedagent.tables import GLOBAL_KEY, KEY, Tables
 from pillar.controller.config_pb2 import EdgeDevConfig
 from pillar.controller.device import ConfigRefused
 from pillar.controller.files import sweep_staged
@@ -25,7 +25,7 @@ from pillar.pubsub.inotify import Inotify, InotifyConstants
 from pillar.pubsub.pathwatch import PathWatch
 from pillar.types.deviceconfig import DeviceConfigStatus
 from pillar.types.enums import ConfigGetStatus
-from pillar.types.scalars import ZERO_TIME, now
+from pillar.types.scalars import now
 from pillar.types.zedagent import ZedAgentStatus
 
 _LOOK = "device config"  # the one key of the queue
@@ -47,6 +47,8 @@ class ZedAgent(Agent):
         sweep_staged(self._reboot_path)
         self._checkpoint = source.Checkpoint(self.where.checkpoint)
         self._tables = Tables(self.pubsub)
+        if GLOBAL_KEY not in self._tables.settings:
+            self._tables.settings.publish(GLOBAL_KEY, self.settings)  # so that people see what holds by default
         self._config: EdgeDevConfig | None = None  # the one in force
         self._looked: Handed | None = None  # the file that was judged last
         self._changed = True  # an event came since then
@@ -110,7 +112,7 @@ class ZedAgent(Agent):
 
     def _judge(self, handed: Handed) -> None:
         try:
-            config = source.read(handed.path)
+            config, ignored = source.read(handed.path)
         except source.BeingWritten:
             self.log.info("%s is being written; waiting until it is closed", handed.path)
             if self._config is None:
@@ -122,26 +124,27 @@ class ZedAgent(Agent):
         except (ConfigRefused, OSError) as why:
             self._refuse(f"{handed.path} refused: {why}")
             return
-        self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)))
+        status = self._apply(config, ignored, State="read", Source=str(handed.path))
         self._attempted(ConfigGetStatus.SUCCESS)
+        self._tables.config_status.publish(KEY, status)
         if self._checkpoint.save(config):
             self.log.info("%s saved to %s", handed.path, self._checkpoint.path)
 
     def _refuse(self, why: str, level: int = logging.ERROR) -> None:
         """No newest config: go on with the one in force, else with the saved one. Said once per reason."""
+        before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
+        status = before
         if self._config is None:
-            self._fall_back()
-        status = self._tables.config_status.get(KEY) or DeviceConfigStatus()
-        if self._config is None:
-            status = DeviceConfigStatus(State="none", Error=status.Error, ErrorTime=status.ErrorTime)
+            status = self._fall_back() or DeviceConfigStatus(State="none")
+            status = msgspec.structs.replace(status, Error=before.Error, ErrorTime=before.ErrorTime)
         if status.Error != why:
             going_on = "waiting for one" if self._config is None else f"going on with {_named(self._config)}"
             self.log.log(level, "%s; %s", why, going_on)
             status = msgspec.structs.replace(status, Error=why, ErrorTime=now())
-        self._tables.config_status.publish(KEY, status)
         self._attempted(ConfigGetStatus.READ_SAVED if status.State == "saved" else ConfigGetStatus.FAIL)
+        self._tables.config_status.publish(KEY, status)
 
-    def _fall_back(self) -> None:
+    def _fall_back(self) -> DeviceConfigStatus | None:
         """At the start: what was in force before, and only without that an older file that somebody handed in."""
         try:
             saved = self._checkpoint.load()
@@ -149,19 +152,21 @@ class ZedAgent(Agent):
             self.log.error("%s cannot be used: %s", self._checkpoint.path, why)
             saved = None
         if saved is not None:
-            self._apply(saved, DeviceConfigStatus(State="saved"), keep_error=True)
-            return
+            return self._apply(saved, "", State="saved")
         for handed in handed_in(self.where.config)[1:]:
             try:
-                config = source.read(handed.path)
+                config, ignored = source.read(handed.path)
             except (ConfigRefused, source.BeingWritten, OSError) as why:
                 self.log.error("%s cannot be used either: %s", handed.path, why)
                 continue
-            self._apply(config, DeviceConfigStatus(State="read", Source=str(handed.path)), keep_error=True)
-            return
+            return self._apply(config, ignored, State="read", Source=str(handed.path))
+        return None
 
-    def _apply(self, config: EdgeDevConfig, status: DeviceConfigStatus, *, keep_error: bool = False) -> None:
-        """Make the tables say what `config` says. After an error the whole of it is done again."""
+    def _apply(self, config: EdgeDevConfig, ignored: str, **where: str) -> DeviceConfigStatus:
+        """Make the tables say what `config` says; returns the status to publish when all else is done.
+
+        After an error the whole of it is done again. `where` are the status's State and Source.
+        """
         parsed = parse_config(config, self._tables.published(), now())
         self._reboot_due = self._decide_reboot(config)
         if self._rebooting:
@@ -169,23 +174,18 @@ class ZedAgent(Agent):
         known_errors = self._tables.setting_errors()
         changes = self._tables.publish(parsed)
         self._config = config
+        problems = (f"ignored: {ignored}", *parsed.problems) if ignored else parsed.problems
         before = self._tables.config_status.get(KEY) or DeviceConfigStatus()
-        status = msgspec.structs.replace(
-            status,
-            DeviceUUID=read_uuid(config.id.uuid),
-            Version=config.id.version,
-            Error=before.Error if keep_error else "",
-            ErrorTime=before.ErrorTime if keep_error else ZERO_TIME,
-            Problems=parsed.problems or None,
-        )
-        for problem in parsed.problems:
+        for problem in problems:
             if problem not in (before.Problems or ()):
                 self.log.warning("%s", problem)
         for error in parsed.settings.Errors or ():
             if error not in known_errors:
                 self.log.warning("config items: %s", error.rstrip())
-        if self._tables.config_status.publish(KEY, status) or changes:
-            self.log.info("%s in force: %s", _named(config), ", ".join(changes) or "nothing changed")
+        self.log.info("%s in force: %s", _named(config), ", ".join(changes) or "nothing changed")
+        return DeviceConfigStatus(
+            DeviceUUID=read_uuid(config.id.uuid), Version=config.id.version, Problems=problems or None, **where
+        )
 
     def _decide_reboot(self, config: EdgeDevConfig) -> Callable[[], None] | None:
         """Whether this config commands a reboot; returns what is left to do when all of it is published."""

@@ -7,7 +7,14 @@ import stat
 from pathlib import Path
 
 from pillar.controller.config_pb2 import EdgeDevConfig
-from pillar.controller.device import MAX_CONFIG_BYTES, ConfigRefused, decode_binary, decode_json, encode_binary
+from pillar.controller.device import (
+    MAX_CONFIG_BYTES,
+    ConfigRefused,
+    decode_binary,
+    decode_json,
+    encode_binary,
+    ignored_in_json,
+)
 from pillar.controller.files import replace_file, sweep_staged
 from pillar.controller.handed import CHECKPOINT_NAME, JSON_NAME
 
@@ -16,10 +23,15 @@ class BeingWritten(Exception):
     """Somebody has the file open for writing; an event comes when it is closed."""
 
 
-def read(path: Path) -> EdgeDevConfig:
-    """The config in a file of either name. Raises ConfigRefused, BeingWritten, or OSError when it cannot be read."""
+def read(path: Path) -> tuple[EdgeDevConfig, str]:
+    """The config in a file of either name, and the first thing in it that was ignored, for people.
+
+    Raises ConfigRefused, BeingWritten, or OSError when the file cannot be read.
+    """
     data = _read_whole(path)
-    return decode_json(data) if path.name == JSON_NAME else decode_binary(data)
+    if path.name == JSON_NAME:
+        return decode_json(data), ignored_in_json(data)
+    return decode_binary(data), ""
 
 
 def _read_whole(path: Path) -> bytes:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from pillar.locations import Locations
+from pillar.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check and hand in."""
     # Protobuf takes a while to load, so only the commands that need it do so.
-    from pillar.controller.device import MAX_CONFIG_BYTES, ConfigRefused, decode
+    from pillar.controller.device import MAX_CONFIG_BYTES, ConfigRefused, decode, ignored_in_json
     from pillar.controller.handed import hand_in
     from pillar.controller.summary import facts, lines
 
@@ -37,12 +38,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"pillar deploy: {args.file}: {text}; nothing was changed", file=sys.stderr)
         return 1
     target, removed = hand_in(Locations(args.root).config, f"device.{suffix}", data)
+    ignored = ignored_in_json(data) if suffix == "json" else ""
     if args.json:
-        print(json.dumps({"file": str(target), "removed": [str(path) for path in removed], **facts(config)}))
+        said = {"file": str(target), "removed": [str(path) for path in removed], "ignored": ignored, **facts(config)}
+        print(json.dumps(said))
         return 0
     print(f"deployed {target}")
     for line in lines(config):
         print(line)
+    if ignored:
+        print(f"ignored: {printable(ignored)}")
     for path in removed:
         print(f"removed {path}: its time was not older, so it would have counted instead")
     return 0

@@ -1,5 +1,7 @@
 """A device config as bytes: protobuf-JSON or binary EdgeDevConfig, read and checked. Loads protobuf."""
 
+import re
+
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
@@ -23,6 +25,23 @@ def decode_json(data: bytes) -> EdgeDevConfig:
         raise ConfigRefused("nested too deeply") from err
     except json_format.ParseError as err:
         raise ConfigRefused(f"not a device config in protobuf-JSON: {_line(err)}") from err
+
+
+def ignored_in_json(data: bytes) -> str:
+    """The first thing in a good protobuf-JSON config that `decode_json` ignores, for people; "" when there is none.
+
+    It may be a newer controller's, or a person's slip of the pen.
+    """
+    try:
+        json_format.Parse(data.decode(), EdgeDevConfig())
+    except json_format.ParseError as err:
+        text = _line(err)
+        field = re.search(r'has no field named "([^"]*)" at "([^"]*)"', text)
+        if field is not None:
+            return f"{field[2]} has no field {field[1]!r}"
+        name = re.search(r"Invalid enum value (.*) for enum type \S+ at (\S+?)\.*$", text)
+        return f"{name[2]} has no value {name[1]!r}" if name is not None else text
+    return ""
 
 
 def decode_binary(data: bytes) -> EdgeDevConfig:
