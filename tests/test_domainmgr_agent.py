@@ -236,20 +236,56 @@ def test_a_killed_domainmgr_adopts_the_same_process_and_reports_one_that_died_me
 
 
 def test_what_was_withdrawn_while_domainmgr_was_down_is_removed(device: Device) -> None:
-    device.want(eco(device.image(SLEEPER), ReadOnly=False, Preserve=True))
-    device.want(eco(device.image(SLEEPER), OTHER))
+    third = "6f1c0a3e-0000-4000-8000-000000000003"
+    for uuid in (UUID, OTHER, third):
+        device.want(eco(device.image(SLEEPER), uuid, ReadOnly=False, Preserve=True))
     device.start()
-    for uuid in (UUID, OTHER):
+    for uuid in (UUID, OTHER, third):
         device.running(uuid)
     device.kill()
     device.unwant()
-    (device.where.agent_dir("domainmgr") / "DomainStatus" / f"{UUID}.json").unlink()  # not even a status is left
+    device.unwant(third)
+    (device.where.agent_dir("domainmgr") / "DomainStatus" / f"{third}.json").unlink()  # not even a status is left
     device.start()
     wait_for(lambda: device.domains() == [device.status(OTHER).DomainId], "only the other one runs")
-    wait_for(lambda: not list(device.where.images.iterdir()), "its copy is deleted")
+    wait_for(lambda: device.read(DomainStatus, UUID) is None, "the status is withdrawn")
+    kept = {path.name.partition("-")[2] for path in device.where.images.iterdir()}
+    assert kept == {f"{OTHER}.raw", f"{third}.raw"}, "what nobody said to remove is left to the garbage collection"
 
 
-@pytest.mark.parametrize("seed", range(4))
+def test_a_domainmgr_that_is_told_to_end_leaves_its_ecos_running(device: Device) -> None:
+    device.want(eco(device.image(SLEEPER)))
+    device.start()
+    pid = device.running().DomainId
+    assert device.manager is not None
+    device.manager.terminate()
+    assert device.manager.wait(timeout=20) == 0
+    assert device.domains() == [pid]
+
+
+def test_after_a_reboot_ecos_run_again_with_what_they_preserved(device: Device) -> None:
+    sha = device.image(SLEEPER)
+    device.want(eco(sha, ReadOnly=False, Preserve=True))
+    device.want(eco(sha, OTHER))
+    device.start()
+    before = {uuid: device.running(uuid).DomainId for uuid in (UUID, OTHER)}
+    device.kill()
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    (device.where.images / f"{sha}-{UUID}.raw").write_text("#!/bin/sh\necho preserved\nexec sleep 600\n")
+    process = device.where.agent_dir("domainmgr") / "process"
+    (process / f"{UUID}.lock").unlink()  # /run was emptied
+    (device.where.agent_dir("domainmgr") / "DomainStatus" / f"{UUID}.json").unlink()
+    holder = (process / f"{OTHER}.lock").read_text()  # /run was kept, as below a root on a disk
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    (process / f"{OTHER}.lock").write_text(holder.replace(boot, "another boot"))
+    device.start()
+    for uuid, pid in before.items():
+        wait_for(lambda uuid=uuid, pid=pid: device.running(uuid).DomainId != pid, "another process")
+    wait_for(lambda: "preserved" in device.output(), "the preserved copy runs")
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_whenever_domainmgr_is_killed_exactly_one_domain_runs_in_the_end(device: Device, seed: int) -> None:
     chance = random.Random(seed)
     config = device.want(eco(device.image(SLEEPER), ReadOnly=False, Preserve=bool(seed % 2)))

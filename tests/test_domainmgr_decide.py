@@ -185,6 +185,12 @@ def test_a_program_that_ends_before_it_was_published_is_not_booted_for_ever() ->
     assert (kind(decision), status_of(decision).State) == (Kind.SWEEP, SwState.HALTED)
 
 
+def test_a_domain_that_ended_with_the_machine_is_booted_again() -> None:
+    decision = decided(CONFIG, RUNNING, domain=DomainInfo(Phase.GONE, exit="restarted", rebooted=True))
+    assert (kind(decision), status_of(decision).State) == (Kind.BOOT, SwState.BOOTING)
+    assert not status_of(decision).Activated
+
+
 def test_an_inactivate_clears_the_error_and_the_next_activate_boots() -> None:
     ended = but(HALTED, LastErr="the domain stopped by itself: it is gone")
     halting = decided(INACTIVE, ended)
@@ -330,10 +336,12 @@ def test_an_eco_configured_again_during_its_removal_is_removed_first() -> None:
     assert kind(decided(CONFIG, None)) is Kind.PREPARE
 
 
-def test_leftovers_with_neither_configuration_nor_status_are_removed() -> None:
-    assert kind(decided(None, None, kept=True)) is Kind.REMOVE
-    assert kind(decided(None, None, kept=True, synchronized=False)) is None
-    assert kind(decided(None, None)) is None
+def test_leftovers_with_neither_configuration_nor_status_are_stopped_and_later_removed() -> None:
+    assert kind(decided(None, None, domain=RUNS)) is Kind.HALT
+    assert kind(decided(None, None, domain=RUNS, synchronized=False)) is None
+    assert decided(None, None, done=Done(Kind.HALT)) == Decision(None), "what it stored is kept for a while"
+    assert kind(decided(None, None, expired=True)) is Kind.REMOVE
+    assert decided(None, None, done=Done(Kind.REMOVE)) == Decision(None)
 
 
 # The whole state space.

@@ -47,7 +47,7 @@ class Machine:
             ActiveFileLocation=str(image),
         )
         identity = UUIDandVersion(UUID=UUID, Version="1")
-        return DomainSpec(DomainConfig(UUIDandVersion=identity, DisplayName="eco", **config), (disk,))  # type: ignore[arg-type]
+        return DomainSpec(UUID, DomainConfig(UUIDandVersion=identity, DisplayName="eco", **config), (disk,))  # type: ignore[arg-type]
 
     def run(self, spec: DomainSpec) -> int:
         self.backend.prepare(spec)
@@ -142,7 +142,7 @@ def test_an_image_that_cannot_run_is_refused_with_the_backend_that_could(
 def test_a_container_and_a_declared_disk_format_are_refused_whatever_the_content(machine: Machine) -> None:
     assert "runc" in machine.backend.refuses(machine.domain(SLEEPER, IsContainer=True))
     assert "qemu" in machine.backend.refuses(machine.domain(SLEEPER, Format="qcow2"))
-    assert "no disk" in machine.backend.refuses(DomainSpec(machine.domain(SLEEPER).config, ()))
+    assert "no disk" in machine.backend.refuses(DomainSpec(UUID, machine.domain(SLEEPER).config, ()))
 
 
 def test_a_broken_program_says_why_it_does_not_start_and_leaves_nothing(machine: Machine) -> None:
@@ -240,6 +240,7 @@ def test_a_stranger_that_got_the_pid_is_neither_adopted_nor_touched(machine: Mac
             machine.lock.write_text(json.dumps(forged))
             other = ProcessHypervisor(machine.where)
             assert other.status(UUID).phase is Phase.GONE
+            assert other.status(UUID).rebooted == ("another boot" in forged.values())
             assert other.watch(UUID) is None
             other.stop(UUID, 0)
         assert stranger.poll() is None
@@ -282,7 +283,7 @@ from pillar.pubsub import decode
 from pillar.types.domainmgr import DiskStatus, DomainConfig
 root, config, disk = sys.argv[1], sys.argv[2], sys.argv[3]
 backend = ProcessHypervisor(Locations(root))
-spec = DomainSpec(decode(DomainConfig, config.encode()), (decode(DiskStatus, disk.encode()),))
+spec = DomainSpec(sys.argv[4], decode(DomainConfig, config.encode()), (decode(DiskStatus, disk.encode()),))
 backend.prepare(spec)
 print("starting", flush=True)
 backend.start(spec)
@@ -294,7 +295,7 @@ sys.stdin.read()
 @pytest.mark.parametrize("after_us", [0, 1000, 4000, 8000, 12000, 16000, 22000, 30000])
 def test_whenever_the_starter_is_killed_there_is_one_domain_or_none(machine: Machine, after_us: int) -> None:
     spec = machine.domain(SLEEPER)
-    texts = [encode(spec.config).decode(), encode(spec.disks[0]).decode()]
+    texts = [encode(spec.config).decode(), encode(spec.disks[0]).decode(), UUID]
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER, str(machine.where.root), *texts], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -17,6 +17,7 @@ zedmanager's restart gives it a new chance (Activate off, which clears the error
 is tried again after DomainBootRetryTime. An error never needs more than a changed configuration to be forgotten.
 
 Restart: domains go on without domainmgr. A new one finds them through the backend (`adopt`, `status`), publishes the
-same domain id, watches them again, and takes up what the status says was in flight. A status or a running domain
-whose configuration is gone is removed once the table of configurations is complete.
+same domain id, watches them again, and takes up what the status says was in flight. A status whose
+configuration is gone is removed once the table of configurations is complete. A domain that has neither is stopped
+then, and what it stored is deleted after VdiskGCTime: after a reboot it may be wanted again.
 """

@@ -60,6 +60,7 @@ class DomainMgr(Agent):
         self._retry_at: dict[str, float] = {}  # monotonic
         self._watched: dict[str, int] = {}  # uuid -> descriptor that says when the domain ends
         self._unused_since: dict[str, float] = {}  # file name of a copy -> monotonic
+        self._unmentioned_since: dict[str, float] = {}  # uuid that only a backend knows -> monotonic
 
         self.statuses = self.pubsub.publication(DomainStatus)
         self.images = self.pubsub.publication(ImageStatus)
@@ -133,8 +134,7 @@ class DomainMgr(Agent):
             done=self._done.get(uuid),
             changed=uuid in self._changed,
             retry_due=self._retry_at.get(uuid, float("inf")) <= time.monotonic(),
-            kept=config is None
-            and (self.tools.hypervisors.holder(uuid) is not None or bool(disks.copies_of(uuid, self.where))),
+            expired=self._has_expired(uuid),
             adapters_error=adapters.reservation_error(table, owned, uuid, wanted),
             boot_retry_s=float(self.settings.DomainBootRetryTime),
         )
@@ -261,7 +261,19 @@ class DomainMgr(Agent):
                 (self.where.images / name).unlink(missing_ok=True)
                 self.log.info("%s: deleted, nobody has used it for %.0f s", name, limit_s)
             self._publish_images()
+            self._collect_leftovers()
         self._collect_later()
+
+    def _collect_leftovers(self) -> None:
+        """Look again at what backends keep of domains that nobody has mentioned for long enough."""
+        leftovers = self.tools.hypervisors.adopt() - {*self.configs.keys(), *self.statuses.keys()}
+        self._unmentioned_since = {uuid: self._unmentioned_since.get(uuid, time.monotonic()) for uuid in leftovers}
+        for uuid in filter(self._has_expired, leftovers):
+            self.queue.mark(uuid)
+
+    def _has_expired(self, uuid: str) -> bool:
+        since = self._unmentioned_since.get(uuid, float("inf"))
+        return time.monotonic() - since >= self.settings.VdiskGCTime
 
     def _look_at_logs(self) -> None:
         for uuid in self._watched:

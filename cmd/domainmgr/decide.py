@@ -66,7 +66,7 @@ class Facts:
     done: Done | None = None  # work that ended since the last step
     changed: bool = False  # the configuration was modified since the last step that could act on it
     retry_due: bool = False  # the time that the last step asked for is over
-    kept: bool = False  # a backend or /persist/img keeps something of this domain
+    expired: bool = False  # something is kept of a domain that nobody has mentioned for VdiskGCTime
     adapters_error: str = ""  # why the adapters it wants cannot be reserved
     boot_retry_s: float = 600.0
 
@@ -185,6 +185,8 @@ def do_activate(config: DomainConfig, status: DomainStatus, facts: Facts) -> Dec
             return Decision(_running(status, facts, facts.domain.domain_id))
         case Phase.STARTING:
             return Decision(msgspec.structs.replace(status, State=SwState.BOOTING), retry_s=LOOK_AGAIN_S)
+        case Phase.GONE if facts.domain.rebooted and status.Activated:
+            return _boot(config, msgspec.structs.replace(status, Activated=False, DomainId=0))
         case Phase.GONE if status.Activated or status.State == SwState.RUNNING:
             ended = facts.domain.exit or "it is gone"
             halted = _failed(
@@ -226,8 +228,7 @@ def do_delete(status: DomainStatus | None, facts: Facts) -> Decision:
         failed = None if status is None else _failed(status, facts, f"cannot remove the domain: {facts.done.error}")
         return Decision(failed, retry_s=STOP_RETRY_S)
     if status is None:
-        remove = facts.synchronized and facts.kept and facts.busy is None
-        return Decision(None, Work(Kind.REMOVE) if remove else None)
+        return do_leftovers(facts)
     if not status.PendingDelete and not facts.synchronized:
         return Decision(status)
     leaving = msgspec.structs.replace(status, PendingDelete=True, PendingAdd=False, PendingModify=False)
@@ -239,6 +240,18 @@ def do_delete(status: DomainStatus | None, facts: Facts) -> Decision:
     if facts.busy is not None:
         return Decision(leaving, cancel=facts.busy in (Kind.PREPARE, Kind.BOOT))
     return Decision(leaving, Work(Kind.REMOVE, status.DiskStatusList or ()))
+
+
+def do_leftovers(facts: Facts) -> Decision:
+    """Neither configuration nor status: what runs is stopped at once, what is stored is kept for a while.
+
+    After a reboot the configurations come one by one, and an app must find the disks it wants preserved.
+    """
+    if not facts.synchronized or facts.busy is not None:
+        return Decision(None)
+    if facts.expired:
+        return Decision(None, Work(Kind.REMOVE))
+    return Decision(None, Work(Kind.HALT) if facts.domain.phase is not Phase.GONE else None)
 
 
 def _boot(config: DomainConfig, status: DomainStatus) -> Decision:

@@ -23,7 +23,7 @@ from pillar.types.domainmgr import DiskStatus, DomainConfig
 
 CHUNK_BYTES = 8 << 20
 TMP_SUFFIX = ".tmp"
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # what may become a part of a file name
+_PLAIN = re.compile(r"[A-Za-z0-9]+")  # what may become a part of a file name, and is then found in it again
 
 
 class DiskError(HypervisorError):

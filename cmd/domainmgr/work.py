@@ -76,7 +76,7 @@ def prepare(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) ->
 
 def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) -> Done:
     """Make the other copies from the image again and run the domain."""
-    spec = DomainSpec(_config(work), work.disks)
+    spec = DomainSpec(uuid, _config(work), work.disks)
     stop(uuid, tools, 0)  # what an earlier run left behind may still write to the copies
     for disk in work.disks:
         if not disk.ReadOnly and not (disk.Preserve and Path(disk.ActiveFileLocation).exists()):

@@ -44,18 +44,19 @@ class DomainInfo:
     phase: Phase
     domain_id: int = 0  # the backend's own number (process: the pid), 0 when not running
     exit: str = ""
+    rebooted: bool = False  # it did not end by itself: the machine was restarted under it
 
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """What is to run: the configuration, and the disks with the files they stand in."""
+    """What is to run: the configuration, and the disks with the files they stand in.
 
+    `uuid` is the key the configuration was published under: everything a backend keeps goes by it.
+    """
+
+    uuid: str
     config: DomainConfig
     disks: tuple[DiskStatus, ...]
-
-    @property
-    def uuid(self) -> str:
-        return self.config.UUIDandVersion.UUID
 
 
 class Hypervisor(Protocol):

@@ -21,10 +21,9 @@ KILL_WAIT_S = 10.0  # a killed process that is still there after that hangs in t
 
 def members(lock: Path, holder: Identity | None) -> dict[int, int]:
     """The living processes of the domain: pid -> pidfd. The caller closes the descriptors."""
-    try:
-        file = os.stat(lock)
-    except FileNotFoundError:
+    if not lock.exists():
         return {}
+    real_path = os.path.realpath(lock)
     entry = os.fsencode(f"{LOCK_VARIABLE}={lock}")
     holder_lives = holder is not None and _proc.alive(holder)
     found: dict[int, int] = {}
@@ -37,7 +36,7 @@ def members(lock: Path, holder: Identity | None) -> dict[int, int]:
         ours = looks is not None and (
             (holder is not None and holder_lives and looks.session == holder.pid)
             or _proc.has_environment(pid, entry)
-            or _proc.holds_file(pid, file.st_dev, file.st_ino)
+            or _proc.holds_file(pid, real_path)
         )
         if ours:
             found[pid] = descriptor

@@ -82,13 +82,15 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
-def holds_file(pid: int, device: int, inode: int) -> bool:
-    """Whether the process has this file open. False when it is not ours to look at."""
+def holds_file(pid: int, path: str) -> bool:
+    """Whether the process has the file open that stands at this real path. False when it is not ours to look at.
+
+    Compares names as the kernel tells them and opens nothing: another process's file may hang on a dead server.
+    """
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(FileNotFoundError, ProcessLookupError):
-                found = os.stat(f"/proc/{pid}/fd/{name}")
-                if found.st_ino == inode and found.st_dev == device:
+                if os.readlink(f"/proc/{pid}/fd/{name}") == path:
                     return True
     return False
 

@@ -131,6 +131,8 @@ class ProcessHypervisor:
             return DomainInfo(Phase.RUNNING, domain_id=holder.pid)
         if held and holder is None:
             return DomainInfo(Phase.STARTING)
+        if holder is not None and holder.boot != _proc.boot_id():
+            return DomainInfo(Phase.GONE, exit="the machine was restarted", rebooted=True)
         return DomainInfo(Phase.GONE, exit=ended or (UNKNOWN_EXIT if holder is not None else ""))
 
     def watch(self, uuid: str) -> int | None:
@@ -224,6 +226,8 @@ class ProcessHypervisor:
             number, _, text = failure.partition(" ")
             problem = f"cannot execute {image}: {text}"
             raise CannotRun(problem) if int(number) in LASTING_ERRORS else HypervisorError(problem)
+        if self._holder(domain.uuid) is None:  # the pipe closed because the launcher ended, not because it went on
+            raise HypervisorError(f"the launcher failed before it ran {image}: {_exit_text(child.wait())}")
         with self._guard:
             self._children[domain.uuid] = child
             self._ended.pop(domain.uuid, None)
