@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ IMAGE_BYTES = 6 * 1024 * 1024
 T = TypeVar("T")
 
 PATIENCE_S = 40.0  # for any one step
+IN_FLIGHT_BYTES = 1024 * 1024  # what the network and one chunk of the downloader may hold
 
 
 class DemoFailed(Exception):
@@ -89,9 +91,13 @@ class Show:
 
     def kill_the_downloader(self, server: ImageServer, onlooker: Onlooker) -> None:
         """kill -9 in the middle of the transfer; the server holds it there, so it is the middle on any machine."""
-        self._wait(onlooker, server.held.is_set, "the download to reach its middle")
+        self._wait(
+            onlooker,
+            lambda: server.held.is_set() and self._downloaded() >= server.sent - IN_FLIGHT_BYTES,
+            "the download to reach its middle",
+        )
         pid = int(self.where.pid("downloader").read_text())
-        os.kill(pid, signal.SIGKILL)
+        _kill(pid)
         self.screen.step("kill", f"kill -9 {pid}: the downloader, in the middle of the transfer", pid=pid)
         server.let_go()
         new = self._wait(onlooker, lambda: self._other_pid("downloader", pid), "the downloader to come back")
@@ -124,8 +130,11 @@ class Show:
         """The kill must not have cost more than what was in flight."""
         size = len(self.image.content)
         again = server.sent - size
-        if again > size // 4 or len(server.requests) < 2:
-            raise DemoFailed(f"{server.sent} bytes were sent for an image of {size}: the transfer was not resumed")
+        if again > IN_FLIGHT_BYTES or len(server.requests) < 2:
+            raise DemoFailed(
+                f"{server.sent} bytes were sent for an image of {size} (ranges asked for: {server.requests}):"
+                " the transfer was not resumed"
+            )
         self.screen.step(
             "fetched",
             f"fetched with {len(server.requests)} requests, the last with Range: {server.requests[-1] or 'none'};"
@@ -185,6 +194,11 @@ end it:
             if time.monotonic() > deadline:
                 raise DemoFailed(f"waited {PATIENCE_S:.0f} s for {what}; look into {self.where.persist / 'log'}")
 
+    def _downloaded(self) -> int:
+        """Bytes of the unfinished download on the disk."""
+        files = self.where.downloads("appImg.obj", "pending").rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file())
+
     def _other_pid(self, agent: str, old: int) -> int:
         try:
             pid = int(self.where.pid(agent).read_text())
@@ -201,3 +215,13 @@ end it:
         )
         if done.returncode:
             raise DemoFailed(f"pillar {' '.join(words)} failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _kill(pid: int) -> None:
+    """kill -9, and wait until the kernel has taken the process's connections down."""
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        select.select([process], [], [], PATIENCE_S)
+    finally:
+        os.close(process)
