@@ -258,6 +258,7 @@ def test_other_disks_take_effect_as_soon_as_nothing_runs() -> None:
     decision = decided(other, HALTED)
     assert kind(decision) is Kind.PREPARE
     assert status_of(decision).PendingModify
+    assert status_of(decision).State == SwState.INSTALLED
     assert status_of(decision).DiskStatusList == wanted_disks(other)
     disks = (DiskStatus(ImageSha256="bb", Vdev="xvda", FileLocation="/v/bb", ActiveFileLocation="/img/bb"),)
     booting = decided(other, status_of(decision), done=Done(Kind.PREPARE, disks=disks))

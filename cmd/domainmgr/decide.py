@@ -158,7 +158,8 @@ def do_prepare(config: DomainConfig, status: DomainStatus, facts: Facts) -> Deci
     """Find the disks; after a failure again when the retry time is over."""
     wanted = wanted_disks(config)
     if not same_disks(wanted, status.DiskStatusList or ()):
-        status = msgspec.structs.replace(status, DiskStatusList=wanted, PendingModify=True)
+        # It was never run from these disks: INSTALLED, so that a failure is not taken for a domain that stopped.
+        status = msgspec.structs.replace(status, State=SwState.INSTALLED, DiskStatusList=wanted, PendingModify=True)
     if not (status.PendingAdd or status.PendingModify or facts.retry_due):
         return Decision(status, retry_s=facts.boot_retry_s)
     return Decision(status, Work(Kind.PREPARE, wanted, config))
