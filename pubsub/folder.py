@@ -1,12 +1,13 @@
 """Following a directory that is no table: hand-fed files such as the device config.
 
-The same watching as a table's, without records: `look` is called when a file in it was closed after writing, renamed,
-linked or removed, when the directory itself came, went or was replaced, when events were lost, and by the slow re-list.
+The same watching as a table's, without records: `look` is called when one of the files that matter was created, closed
+after writing, renamed, linked or removed, when the directory itself came, went or was replaced, when events
+were lost, and by the slow re-list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from pillar.pubsub.inotify import Inotify, InotifyConstants
@@ -31,7 +32,16 @@ _MASK = (
 class Folder:
     """One directory below the root, followed by its path. Made by `PubSub.folder`."""
 
-    def __init__(self, root: str, parts: list[str], look: Callable[[], None], inotify: Inotify, hub: PubSub) -> None:
+    def __init__(
+        self,
+        root: str,
+        parts: list[str],
+        look: Callable[[], None],
+        names: Collection[str] | None,
+        inotify: Inotify,
+        hub: PubSub,
+    ) -> None:
+        self._names = names
         self._look = look
         self._hub = hub
         self._moved = True
@@ -68,4 +78,5 @@ class Folder:
         self._look()
 
     def _noted(self, name: str, mask: int) -> None:
-        self._touched = True
+        if self._names is None or name in self._names:
+            self._touched = True

@@ -18,7 +18,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -161,16 +161,18 @@ class PubSub:
         self._subscriptions.append(subscription)
         return subscription
 
-    def folder(self, path: str | os.PathLike[str], look: Callable[[], None]) -> Folder:
-        """Follow a directory below the root that is no table.
+    def folder(
+        self, path: str | os.PathLike[str], look: Callable[[], None], names: Collection[str] | None = None
+    ) -> Folder:
+        """Follow the files of a directory below the root that is no table; all of them, or only these names.
 
-        `look()` is called, from `wait`, `process` or `run`, at the start and whenever a file in it may have changed;
+        `look()` is called, from `wait`, `process` or `run`, at the start and whenever one of them may have changed;
         it compares for itself. Raises BadName for a path elsewhere.
         """
         parts = os.path.relpath(os.path.abspath(path), self.root).split(os.sep)
         if parts[0] in (os.pardir, os.curdir):
             raise BadName(f"{path} is not below the root {self.root}")
-        folder = Folder(self.root, parts, look, self._inotify, self)
+        folder = Folder(self.root, parts, look, names, self._inotify, self)
         self._folders.append(folder)
         return folder
 

@@ -382,11 +382,13 @@ def test_a_followed_folder_is_looked_at_once_per_change_and_when_it_comes_and_go
     looks: list[list[str]] = []
     config = root / "config"
     with PubSub(root) as pubsub:
-        pubsub.folder(config, lambda: looks.append(sorted(p.name for p in config.glob("*"))))
+        pubsub.folder(config, lambda: looks.append(sorted(p.name for p in config.glob("d*"))), {"device.json"})
         pubsub.wait(0)
         config.mkdir()
         pubsub.wait(0)
         (config / "device.json").write_text("{}")
+        pubsub.wait(0)
+        (config / "of no interest").write_text("{}")
         pubsub.wait(0)
         shutil.rmtree(config)
         pubsub.wait(0)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 import signal
-import stat
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -21,18 +20,12 @@ from pillar.controller.files import sweep_staged
 from pillar.controller.handed import NAMES, Handed, handed_in
 from pillar.controller.notation import read_uuid
 from pillar.keyqueue import KeyQueue
-from pillar.pubsub.inotify import Inotify, InotifyConstants
-from pillar.pubsub.pathwatch import PathWatch
 from pillar.types.deviceconfig import DeviceConfigStatus
 from pillar.types.enums import ConfigGetStatus
 from pillar.types.scalars import now
 from pillar.types.zedagent import ZedAgentStatus
 
 _LOOK = "device config"  # the one key of the queue
-_LOOK_AGAIN_S = 300.0  # the seat belt: mounts and changes behind a link give no event
-
-_C = InotifyConstants
-_EVENTS = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_MOVED_FROM | _C.IN_DELETE | _C.IN_CREATE | _C.IN_ATTRIB
 
 
 class ZedAgent(Agent):
@@ -56,39 +49,14 @@ class ZedAgent(Agent):
         self._reboot_due: Callable[[], None] | None = None  # how to keep the counter once the tables say it all
         self._signalled = False
         self._queue = KeyQueue(self.loop, self._step, self.log)
-        self._inotify = Inotify()
-        self._watch = PathWatch(
-            self._inotify, str(self.where.root), ["config"], _EVENTS, self._file_event, self._directory_changed
-        )
-        self.loop.add_reader(self._inotify.fileno(), self._inotify.dispatch)
-        self._watch.lookup()
+        self.pubsub.folder(self.where.config, self._look_soon, NAMES)
         self._queue.mark(_LOOK)
-
-    def _file_event(self, name: str, mask: int) -> None:
-        if name not in NAMES:
-            return
-        # A file that was just created is still empty: what counts is its close. Only a link is there at once.
-        if mask & _C.IN_CREATE and not self._is_link(name):
-            return
-        self._look_soon()
-
-    def _is_link(self, name: str) -> bool:
-        try:
-            status = (self.where.config / name).lstat()
-        except OSError:
-            return False
-        return stat.S_ISLNK(status.st_mode) or status.st_nlink > 1
-
-    def _directory_changed(self) -> None:
-        self.loop.call_soon(self._watch.lookup)
-        self._look_soon()
 
     def _look_soon(self) -> None:
         self._changed = True
         self._queue.mark(_LOOK)
 
     def _step(self, key: str) -> None:
-        self._queue.mark_later(_LOOK, _LOOK_AGAIN_S)
         self.look()
         if not self._signalled:
             self._tables.signal_restarted()
