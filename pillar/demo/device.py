@@ -87,16 +87,17 @@ class Onlooker:
         self._pubsub = PubSub(root)
         self._tell = tell
         self._last: dict[tuple[str, str, str], str] = {}
-        self.apps = self._follow("zedmanager", AppInstanceStatus, _app)
-        self.domains = self._follow("domainmgr", DomainStatus, _domain)
-        self.networks = self._follow("zedrouter", AppNetworkStatus, _network)
-        self.downloads = self._follow("downloader", DownloaderStatus, _download, "appImg.obj")
+        # In the order of the flow: what happens within one look is told in this order.
         self._follow("zedagent", AppInstanceConfig, lambda record: "configured: " + record.DisplayName)
-        self._follow("zedmanager", DownloaderConfig, lambda record: f"{record.RefCount} in use", "appImg.obj")
-        self._follow("zedmanager", VerifyImageConfig, lambda record: f"{record.RefCount} in use", "appImg.obj")
+        self._follow("zedmanager", DownloaderConfig, _wanted, "appImg.obj")
+        self.downloads = self._follow("downloader", DownloaderStatus, _download, "appImg.obj")
+        self._follow("zedmanager", VerifyImageConfig, _wanted, "appImg.obj")
         self._follow("verifier", VerifyImageStatus, _verification, "appImg.obj")
-        self._follow("zedmanager", AppNetworkConfig, lambda record: "active" if record.Activate else "inactive")
-        self._follow("zedmanager", DomainConfig, lambda record: "active" if record.Activate else "inactive")
+        self._follow("zedmanager", AppNetworkConfig, _activation)
+        self.networks = self._follow("zedrouter", AppNetworkStatus, _network)
+        self._follow("zedmanager", DomainConfig, _activation)
+        self.domains = self._follow("domainmgr", DomainStatus, _domain)
+        self.apps = self._follow("zedmanager", AppInstanceStatus, _app)
 
     def wait(self, seconds: float) -> None:
         """Wait for changes, for at most this long, and tell them."""
@@ -119,6 +120,14 @@ class Onlooker:
         if self._last.get((agent, topic, key)) != text or progress is not None:
             self._last[agent, topic, key] = text
             self._tell(Seen(agent, topic, key, text, progress))
+
+
+def _wanted(record: DownloaderConfig | VerifyImageConfig) -> str:
+    return f"{record.RefCount} in use"
+
+
+def _activation(record: AppNetworkConfig | DomainConfig) -> str:
+    return "active" if record.Activate else "inactive"
 
 
 def _app(record: AppInstanceStatus) -> str:

@@ -160,6 +160,7 @@ class Show:
     def leave(self, url: str) -> None:
         """Say what there is to look at."""
         root, app = self.root, self.app_id
+        pillar = Path(sys.executable).with_name("pillar")
         self.screen.step("kept", f"left running on {root}", root=str(root), url=url)
         self.screen.plain(
             f"""
@@ -169,11 +170,12 @@ look around:
   cat {root}/run/domainmgr/DomainStatus/{app}.json
   tail {root}/persist/log/downloader.log
   curl {url}
-  pillar ps --root {root}; pillar watch --root {root}
+  {pillar} ps --root {root}
+  {pillar} watch --root {root}
 kill an agent and see it come back:
-  kill -9 $(cat {root}/run/zedmanager.pid); pillar ps --root {root}
+  kill -9 $(cat {root}/run/zedmanager.pid); {pillar} ps --root {root}
 end it:
-  pillar undeploy --root {root}; pillar down --root {root}"""
+  {pillar} undeploy --root {root}; {pillar} down --root {root}"""
         )
 
     def _seen(self, seen: Seen) -> None:
