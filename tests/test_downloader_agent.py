@@ -113,6 +113,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(device: Device, fault_
     assert device.image.read_bytes() == CONTENT
     again = fault_server.requests("/d/image")[1]
     assert (again.range_start, again.sent) == (MIB + 1, len(CONTENT) - MIB - 1)
+    assert again.headers["if-range"] == fault_server.objects["/d/image"].etag
 
 
 def test_killed_again_and_again_no_byte_is_lost_and_few_are_fetched_twice(device: Device, fault_server: FaultServer):

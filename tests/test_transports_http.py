@@ -103,9 +103,13 @@ def test_without_a_strong_validator_a_download_starts_over(fault_server: FaultSe
     assert "range" not in fault_server.requests("/a")[1].headers
 
 
-def test_an_object_that_changed_meanwhile_is_never_mixed(fault_server: FaultServer, tmp_path: Path):
+@pytest.mark.parametrize("answer", [{}, {"ETag": ""}], ids=["named", "unnamed"])
+def test_an_object_that_changed_meanwhile_is_never_mixed(
+    fault_server: FaultServer, tmp_path: Path, answer: dict[str, str]
+):
     break_off(fault_server.put("/a", CONTENT), tmp_path / "a", 500_000)
     other = bytes(reversed(CONTENT))
+    fault_server.fault("/a", Fault(headers=answer))  # the second: an answer that does not say which object it is of
     fetch(fault_server.put("/a", other), tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == other
 
