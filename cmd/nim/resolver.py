@@ -1,8 +1,15 @@
 """Follows resolv.conf without polling: the file, its directory, and where a link leads to."""
 
+from __future__ import annotations
+
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pillar.pubsub.inotify import Inotify, InotifyConstants, InotifyEvent, WatchDescriptor
+
+if TYPE_CHECKING:
+    from watchdog.observers.inotify_c import CallbackId
 
 _MASK = (
     InotifyConstants.IN_CLOSE_WRITE
@@ -16,7 +23,8 @@ _MASK = (
 class ResolverWatch:
     """`fileno` is readable when resolv.conf may have changed; `look` says whether it was about this file.
 
-    Directories are watched, because the file is usually replaced by a rename. One that does not exist is not followed.
+    Directories are watched, because the file is usually replaced by a rename; one that does not exist is looked for
+    again only when something else changes here.
     Raises WatchFailed when the kernel grants no descriptor or watch.
     """
 
@@ -25,6 +33,7 @@ class ResolverWatch:
         self._inotify = Inotify()
         self._names: set[bytes] = set()
         self._touched = False
+        self._handles: list[tuple[WatchDescriptor, CallbackId]] = []
         self._watch()
 
     def fileno(self) -> int:
@@ -42,10 +51,16 @@ class ResolverWatch:
         self._inotify.close()
 
     def _watch(self) -> None:
-        for place in {self._path, self._path.resolve()}:
-            self._names.add(place.name.encode())
-            if place.parent.is_dir():
-                self._inotify.watch(str(place.parent), _MASK | InotifyConstants.IN_ONLYDIR, self)
+        places = {self._path, self._path.resolve()}
+        before = self._handles
+        self._names = {os.fsencode(place.name) for place in places}
+        self._handles = [
+            self._inotify.watch(str(folder), _MASK | InotifyConstants.IN_ONLYDIR, self)
+            for folder in {place.parent for place in places}
+            if folder.is_dir()
+        ]
+        for handle in before:  # after the new ones, so that a directory is never unwatched for a moment
+            self._inotify.unwatch(handle)
 
     # watchdog's WatchCallback protocol
 
