@@ -22,6 +22,7 @@ from pillar.pubsub.records import read_file
 
 _TOPIC: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MARKS: Final = frozenset({LOCK, RESTARTED, STAGING})
+_SYSTEM: Final = frozenset({"shm", "lock", "user", "systemd", "udev"})  # what else stands in a machine's own /run
 _PID: Final = re.compile(r"[1-9][0-9]{0,9}")
 
 
@@ -87,6 +88,8 @@ def walk(root: str) -> Iterator[Place | Folder]:
     for base, persistent in ((os.path.join(root, "run"), False), (os.path.join(root, "persist/status"), True)):
         yield Folder(base)
         for agent in _directories(base):
+            if agent in _SYSTEM:
+                continue
             above = os.path.join(base, agent)
             yield Folder(above)
             for name in _directories(above):
@@ -209,7 +212,7 @@ def summary(place: Place) -> Summary:
     """Counts, ages and the holder of one table."""
     records = entries(place)
     newest = max((entry.changed for entry in records), default=None)
-    return Summary(place, len(records), newest, holder(place), _restarted(place))
+    return Summary(place, len(records), newest, holder(place), restarted(place))
 
 
 def holder(place: Place) -> Holder | None:
@@ -237,7 +240,8 @@ def seconds_ago(moment: float | None) -> float | None:
     return None if moment is None else time.time() - moment
 
 
-def _restarted(place: Place) -> int:
+def restarted(place: Place) -> int:
+    """The table's restart counter, 0 for none."""
     text = _small_text(os.path.join(place.path, RESTARTED))
     return int(text) if text is not None and text.isascii() and text.isdigit() else 0
 

@@ -22,7 +22,7 @@ import time
 from typing import Any, Final
 
 from pillar.command.render import ABSENT, FieldChange, changes, compact, masked, name_of, short
-from pillar.command.tables import Folder, Place, parts_of, walk
+from pillar.command.tables import Folder, Place, parts_of, restarted, tables, walk
 from pillar.pubsub import BadName, PubSub, Subscription
 from pillar.pubsub.names import GLOBAL
 from pillar.terminal import Palette, printable, unfailing
@@ -68,10 +68,11 @@ class Watcher:
         self._timeout: float | None = args.timeout
         self._tables: dict[str, Subscription[dict[str, Any]]] = {}
         self._folders: set[str] = set()
-        self._starting = True
+        self._from_start: dict[str, int] = {}  # tables that were there, with their restart counters
         self._changes = 0
         self._broken: BrokenPipeError | None = None
         self._look_for_tables()
+        self._from_start.update({place.path: restarted(place) for place in tables(root) if place.path in self._tables})
 
     def follow(self) -> int:
         """Until it is told to end; returns the exit status."""
@@ -79,7 +80,6 @@ class Watcher:
         self._pubsub.wait(0)
         while not self._loaded():
             self._pubsub.wait(0)
-        self._starting = False
         while not (self._once or self._enough() or self._broken):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -135,10 +135,14 @@ class Watcher:
                 create=lambda key, new: tell("create", key, new),
                 modify=lambda key, new, old: tell("modify", key, new, old),
                 delete=lambda key, last: tell("delete", key, None, last),
-                restarted=lambda counter: self._tell(place, "restarted", "", {"counter": counter}, None),
+                restarted=lambda counter: self._restarted(place, counter),
             )
         except BadName:  # a scoped or persistent directory called `global`: no table can be there
             return
+
+    def _restarted(self, place: Place, counter: int) -> None:
+        if counter != self._from_start.pop(place.path, 0):  # the first one told is what stood there
+            self._tell(place, "restarted", "", {"counter": counter}, None)
 
     def _tell(
         self,
@@ -148,10 +152,12 @@ class Watcher:
         new: dict[str, Any] | None,
         old: dict[str, Any] | None,
     ) -> None:
-        if self._enough() or (self._starting and (self._new_only or kind == "restarted")):
+        # Until the first load of a table is through, what comes was there before.
+        initial = place.path in self._from_start and not self._tables[place.path].is_synchronized
+        if self._enough() or (initial and self._new_only):
             return
         try:
-            self._printer.show(place, kind, key, new, old, initial=self._starting)
+            self._printer.show(place, kind, key, new, old, initial=initial)
         except BrokenPipeError as err:  # a handler's exception would only be logged, and this is the end
             self._broken = err
         self._changes += kind != "restarted"
