@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from typing import Any
 import pytest
 from agentproc import AgentProcess, Table
 from servers import eventually
+
+from pillar.cmd.zedrouter.ledger import Ledger
+from pillar.cmd.zedrouter.numbers import APP_NUM, BRIDGE_NUM, HIGHEST, NoNumber
+from pillar.pubsub import PubSub
+from pillar.types.uuidtonum import UuidToNum
 
 
 def uuid(number: int) -> str:
@@ -194,6 +200,47 @@ def test_numbers_survive_a_reboot(device: Device) -> None:
     assert device.apps.wait(uuid(9))["AppNum"] == 3  # 1 may still come back
     device.app(7, LAN)
     assert device.apps.wait(uuid(7))["AppNum"] == 1
+
+
+def test_numbers_of_what_did_not_come_back_are_freed_and_only_those(root: Path) -> None:
+    with PubSub(root, "zedrouter") as pubsub:
+        table = pubsub.publication(UuidToNum, persistent=True)
+        ledger = Ledger(table, logging.getLogger("test"))
+        for number in (1, 2, 3):
+            assert ledger.number(uuid(number), APP_NUM, {}) == number
+        ledger.free(uuid(1), BRIDGE_NUM)  # not a bridge's number
+        assert ledger.forget_absent({uuid(1), uuid(3)}) == [uuid(2)]
+        assert table.keys() == [uuid(1), uuid(3)]
+        assert ledger.number(uuid(4), APP_NUM, {}) == 2
+
+
+def test_when_every_number_is_stored_the_oldest_unused_one_changes_hands(root: Path) -> None:
+    with PubSub(root, "zedrouter") as pubsub:
+        ledger = Ledger(pubsub.publication(UuidToNum, persistent=True), logging.getLogger("test"))
+        for number in range(1, HIGHEST + 1):
+            ledger.number(uuid(number), APP_NUM, {})
+        with pytest.raises(NoNumber):
+            ledger.number(uuid(999), APP_NUM, {})
+        ledger.rest({uuid(number) for number in range(1, HIGHEST + 1) if number != 77})
+        assert ledger.number(uuid(999), APP_NUM, {}) == 77
+    with PubSub(root, "zedrouter") as pubsub:  # as after a restart
+        table = pubsub.publication(UuidToNum, persistent=True)
+        assert uuid(77) not in table
+        stored = table.get(uuid(999))
+        assert stored is not None and stored.Number == 77
+
+
+def test_an_app_with_the_uuid_of_an_instance_is_an_error_of_that_app_only(device: Device) -> None:
+    device.lan()
+    device.app(901, LAN)
+    device.app(1, LAN)
+    device.agent.start()
+    device.apps.wait(LAN, Activated=False, Error=lambda text: "already has a number as a network instance" in text)
+    device.apps.wait(uuid(1), Activated=True, Error="")
+    device.app_configs.remove(LAN)
+    device.apps.wait_gone(LAN)
+    assert device.stored_numbers()[LAN]["NumType"] == "bridgeNum"
+    device.instances.wait(LAN, Activated=True)
 
 
 def test_before_the_configs_are_there_nothing_counts_as_gone(device: Device) -> None:
