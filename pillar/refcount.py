@@ -15,7 +15,8 @@ dropped that somebody has begun to use again. Everything here is pure.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
 
 
 class Kept(Protocol):
@@ -26,6 +27,16 @@ class Kept(Protocol):
 
     @property
     def Expired(self) -> bool: ...
+
+
+class Counted(Protocol):
+    """What both DownloaderConfig and VerifyImageConfig say about how many use an object."""
+
+    @property
+    def RefCount(self) -> int: ...
+
+
+S = TypeVar("S", bound=Kept)
 
 
 def wanted_refcount(references: int, status: Kept | None, *, published: bool, status_known: bool = True) -> int | None:
@@ -44,9 +55,14 @@ def wanted_refcount(references: int, status: Kept | None, *, published: bool, st
     return None
 
 
-def leaving(status: Kept, refcount: int | None) -> bool:
-    """Is the object on its way out, so that nobody may build on it? `refcount` is that of the published config.
+def leaving(status: Kept, published: Counted | None) -> bool:
+    """Is the object on its way out, so that nobody may build on it? `published` is its config.
 
     Expired with a RefCount above 0 is no farewell: the worker clears Expired when it sees who refers.
     """
-    return status.PendingDelete or (status.Expired and not refcount)
+    return status.PendingDelete or (status.Expired and (published is None or published.RefCount == 0))
+
+
+def staying(statuses: Mapping[str, S], published: Mapping[str, Counted]) -> dict[str, S]:
+    """The statuses of objects that are not on their way out."""
+    return {key: status for key, status in statuses.items() if not leaving(status, published.get(key))}

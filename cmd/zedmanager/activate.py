@@ -72,7 +72,7 @@ def must_halt(facts: Facts, plan: Plan, config: AppInstanceConfig) -> bool:
     if plan.app.RestartInprogress == Inprogress.BRING_DOWN:
         return True
     published = facts.published.domain
-    return not config.Activate and published is not None and (published.Activate or is_up(facts.domain))
+    return not config.Activate and published is not None and (published.Activate or not is_down(facts.domain))
 
 
 def _is_busy(facts: Facts) -> bool:

@@ -201,9 +201,9 @@ class ZedManager(Agent):
         _put(tables.retries, name, wants.retry)
         _put(tables.download_configs, name, wants.download)
         _put(tables.verify_configs, name, wants.verify)
-        if wants.retry != facts.published.retry:
-            for app in self.references.apps(name):
-                self.apps.mark(app)
+        if wants != facts.published:  # which of these names an image is verified under may be another one now
+            for related in {name, *facts.verifications, *facts.verify_configs}:
+                self._image_changed(related)
 
 
 def _put(table: Publication[R], key: str, record: R | None) -> None:

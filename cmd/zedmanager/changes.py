@@ -99,13 +99,10 @@ def restart_reasons(status: AppInstanceStatus, config: AppInstanceConfig) -> lis
     return reasons
 
 
-def take_images(
-    have: Iterable[StorageStatus], want: Iterable[StorageConfig], *, keep: bool
-) -> tuple[StorageStatus, ...]:
-    """The config's images in its order, each with what is known of it.
+def take_images(have: Iterable[StorageStatus], want: Iterable[StorageConfig]) -> tuple[StorageStatus, ...]:
+    """The config's images in its order, each with what is known of it; one that is wanted twice is there twice.
 
-    Images that are wanted no more follow, marked PURGING, when `keep`: a domain may still use them. An image that is
-    wanted twice is there twice.
+    Images that are wanted no more follow, marked PURGING: a domain may still use them.
     """
     left = list(have)
     taken = []
@@ -114,7 +111,7 @@ def take_images(
         if known is not None:
             left.remove(known)
         taken.append(take_image(config, known))
-    return (*taken, *(replace(image, State=SwState.PURGING) for image in left if keep))
+    return (*taken, *(replace(image, State=SwState.PURGING) for image in left))
 
 
 def take_image(config: StorageConfig, known: StorageStatus | None) -> StorageStatus:
@@ -140,8 +137,7 @@ def _known(wanted: StorageStatus, have: Iterable[StorageStatus]) -> StorageStatu
 def _copied(status: AppInstanceStatus, config: AppInstanceConfig) -> AppInstanceStatus:
     """The status with everything that it copies from the config."""
     uuid = status.UUIDandVersion.UUID
-    used = status.Activated or status.ActivateInprogress
-    images = take_images(status.StorageStatusList or (), config.StorageConfigList or (), keep=used)
+    images = take_images(status.StorageStatusList or (), config.StorageConfigList or ())
     overlays = config.OverlayNetworkList or ()
     return replace(
         status,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from pillar.cmd.zedmanager.activate import do_activate, do_inactivate, do_inactivate_halt, must_halt
 from pillar.cmd.zedmanager.changes import config_errors, new_status, take_config
 from pillar.cmd.zedmanager.facts import Facts, Plan, Problem, Published, Wait
-from pillar.cmd.zedmanager.images import current_images
+from pillar.cmd.zedmanager.images import current_images, outgoing_images
 from pillar.cmd.zedmanager.install import do_install, do_uninstall
 from pillar.cmd.zedmanager.prepare import do_prepare, do_unprepare
 from pillar.cmd.zedmanager.report import report
@@ -24,7 +24,7 @@ def decide(facts: Facts) -> Plan:
     """What becomes of one app now. Never raises, whatever the tables say; decided again, nothing changes."""
     if facts.config is not None:
         errors = config_errors(facts.key, facts.config)
-        plan = do_refuse(facts, facts.config, errors) if errors else do_update(facts, facts.config)
+        plan = do_refuse(facts, facts.config, errors) if errors else drop_images(facts, do_update(facts, facts.config))
         plan = remember_purge(facts, plan, facts.config)
     elif facts.config_known:
         plan = do_remove(facts)
@@ -34,7 +34,7 @@ def decide(facts: Facts) -> Plan:
 
 
 def do_update(facts: Facts, config: AppInstanceConfig) -> Plan:
-    """An app as its config wants it: doInstall, a purge or restart if one is due, doPrepare, doActivate."""
+    """An app as its config wants it: doInstall, a restart or purge if one is due, doPrepare, doActivate."""
     plan = do_install(facts, take_config(facts, config))
     if must_halt(facts, plan, config):  # which needs neither images nor network
         halting = do_inactivate_halt(facts, replace(plan, waiting=None))
@@ -72,8 +72,14 @@ def do_purge(facts: Facts, plan: Plan) -> Plan:
 
 def do_purge_finish(plan: Plan) -> Plan:
     """The new domain is there: the images of the old one are needed no more."""
-    images = current_images(plan.app)
-    return plan.noting(PurgeInprogress=Inprogress.NONE, StorageStatusList=images)
+    return plan.noting(PurgeInprogress=Inprogress.NONE, StorageStatusList=current_images(plan.app))
+
+
+def drop_images(facts: Facts, plan: Plan) -> Plan:
+    """Without any domain, images that a purge will drop are needed no more, however far the purge is."""
+    if facts.domain is not None or plan.wants.domain is not None or not outgoing_images(plan.app):
+        return plan
+    return plan.noting(StorageStatusList=current_images(plan.app))
 
 
 def remember_purge(facts: Facts, plan: Plan, config: AppInstanceConfig) -> Plan:

@@ -8,11 +8,11 @@ import msgspec
 
 from pillar.cmd.zedmanager.refetch import ImageRetry
 from pillar.types.domainmgr import DomainConfig, DomainStatus
-from pillar.types.downloader import DownloaderStatus
+from pillar.types.downloader import DownloaderConfig, DownloaderStatus
 from pillar.types.eid import EIDConfig, EIDStatus
 from pillar.types.eid_error import EIDError
 from pillar.types.scalars import ZERO_TIME, Time
-from pillar.types.verifier import VerifyImageStatus
+from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
 from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus
 from pillar.types.zedrouter import AppNetworkConfig, AppNetworkStatus
 
@@ -54,8 +54,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     # Images, by safename. Verifications of the same content under other names are here too.
     downloads: Mapping[str, DownloaderStatus] = {}
     verifications: Mapping[str, VerifyImageStatus] = {}
-    verify_refs: Mapping[str, int] = {}  # RefCount of our VerifyImageConfigs
-    download_refs: Mapping[str, int] = {}  # RefCount of our DownloaderConfigs
+    verify_configs: Mapping[str, VerifyImageConfig] = {}  # what we published, for all apps
+    download_configs: Mapping[str, DownloaderConfig] = {}
     retries: Mapping[str, ImageRetry] = {}
     certificates: frozenset[str] = frozenset()  # names of files in /persist/certs
     certificates_error: str = ""  # what CertObjStatus complains about

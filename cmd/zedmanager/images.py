@@ -8,10 +8,11 @@ path the verifier does not know) takes that verification instead of being fetche
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 
 from pillar.types.common import safename
 from pillar.types.enums import SwState
-from pillar.types.verifier import VerifyImageStatus
+from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
 from pillar.types.zedmanager import AppInstanceStatus, StorageStatus
 
 
@@ -35,16 +36,36 @@ def is_signed(image: StorageStatus) -> bool:
     return bool(image.ImageSignature) or bool(image.SignatureKey)
 
 
-def verify_name(image: StorageStatus, verifications: Mapping[str, VerifyImageStatus]) -> str:
-    """Under which key this image is verified: its own name, unless only another one with its content is good.
+def verify_name(
+    image: StorageStatus, verifications: Mapping[str, VerifyImageStatus], configs: Mapping[str, VerifyImageConfig]
+) -> str:
+    """Under which key this image is verified: as a rule its own name.
 
-    A signed image never takes another name's verification, which may not have looked at the signature.
+    Unless only another one with its content is good, and no signature is asked for: then that one. And unless its
+    name is taken by an app that names another signature: then a name with its signature in it, so that neither
+    passes for the other, nor a bad signature stops the good one.
     """
-    own = image_name(image)
-    if not image.ImageSha256 or is_signed(image) or is_good(verifications.get(own)):
+    own, apart = image_name(image), name_apart(image)
+    if image.ImageSha256 and not is_signed(image) and not is_good(verifications.get(own)):
+        others = [name for name, status in verifications.items() if _same_content(image, status) and is_good(status)]
+        if others:
+            return min(others, key=lambda name: (-verifications[name].State, name))
+    holder = configs.get(own)
+    taken = holder is not None and holder.RefCount > 0 and signature_of(holder) != signature_of(image)
+    if taken and not is_signed(image) and is_good(verifications.get(own)):
         return own
-    others = [name for name, status in verifications.items() if _same_content(image, status) and is_good(status)]
-    return min(others, key=lambda name: (-verifications[name].State, name), default=own)
+    return apart if taken or _in_use(configs.get(apart)) else own
+
+
+def name_apart(image: StorageStatus) -> str:
+    """The key for verifying this image beside one of the same name with another signature."""
+    mark = sha256(repr(signature_of(image)).encode()).hexdigest()[:8]
+    return safename(f"{image.Name}#{mark}", image.ImageSha256)
+
+
+def signature_of(asked: StorageStatus | VerifyImageConfig) -> tuple[bytes, str, tuple[str, ...]]:
+    """All that an image's signature depends on."""
+    return asked.ImageSignature or b"", asked.SignatureKey, asked.CertificateChain or ()
 
 
 def is_good(status: VerifyImageStatus | None) -> bool:
@@ -59,3 +80,7 @@ def minimum_state(images: Iterable[StorageStatus]) -> SwState:
 
 def _same_content(image: StorageStatus, status: VerifyImageStatus) -> bool:
     return status.ImageSha256.lower() == image.ImageSha256
+
+
+def _in_use(config: VerifyImageConfig | None) -> bool:
+    return config is not None and config.RefCount > 0

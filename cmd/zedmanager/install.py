@@ -7,8 +7,8 @@ configs are counted from (references).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -17,15 +17,13 @@ from pillar.cmd.zedmanager.images import image_name, is_good, is_signed, verify_
 from pillar.cmd.zedmanager.refetch import ImageRetry, RetryState, explanation, withdrawn
 from pillar.pubsub.errors import BadKey
 from pillar.pubsub.names import check_key
-from pillar.refcount import leaving
+from pillar.refcount import staying
 from pillar.types.common import filename_from_url
 from pillar.types.downloader import DownloaderStatus
 from pillar.types.enums import SwState
 from pillar.types.scalars import ZERO_TIME, is_zero
 from pillar.types.verifier import VerifyImageStatus
 from pillar.types.zedmanager import StorageStatus
-
-S = TypeVar("S", DownloaderStatus, VerifyImageStatus)
 
 _NO_ERROR: dict[str, Any] = {"Error": "", "ErrorSource": "", "ErrorTime": ZERO_TIME}
 _VERIFY_PATIENCE_S = 600.0  # a large image takes its time to be read
@@ -65,8 +63,8 @@ def do_image(facts: Facts, image: StorageStatus) -> tuple[StorageStatus, Wait | 
     if withdrawn(retry):
         assert retry is not None
         return do_withdrawn(facts, image, retry)
-    verifications = _staying(facts.verifications, facts.verify_refs)
-    verify = verifications.get(verify_name(image, verifications))
+    verifications = staying(facts.verifications, facts.verify_configs)
+    verify = verifications.get(verify_name(image, verifications, facts.verify_configs))
     if verify is not None and is_good(verify):
         return do_verified(facts, image, verify)
     return do_download(facts, image, verify, retry)
@@ -112,7 +110,7 @@ def do_download(
             image = replace(image, **_NO_ERROR)
         text = f"the verifier to check image {image.Name}"
         return image, Wait(source="VerifyImageStatus", text=text, patience_s=_VERIFY_PATIENCE_S)
-    download = _staying(facts.downloads, facts.download_refs).get(name)
+    download = staying(facts.downloads, facts.download_configs).get(name)
     if download is None:
         image = replace(image, State=SwState.DOWNLOAD_STARTED, Progress=0)
         image = _retried(facts, image, retry)
@@ -139,7 +137,8 @@ def do_download(
         waits = Wait(source="CertObjStatus", text="certificates", patience_s=0)
         return _failed(facts, image, "CertObjStatus", text), waits
     waiting = Wait(source="VerifyImageStatus", text=f"the verifier to begin with image {image.Name}")
-    if name in facts.verifications:  # an earlier verification that is being cleared away
+    key = verify_name(image, facts.verifications, facts.verify_configs)
+    if key in facts.verifications:  # an earlier verification that is being cleared away
         return image, waiting
     return replace(image, HasVerifierRef=True), waiting
 
@@ -174,11 +173,6 @@ def _failed(facts: Facts, image: StorageStatus, source: str, text: str, time: st
     if (image.Error, image.ErrorSource) == (text, source) and not is_zero(image.ErrorTime):
         return image
     return replace(image, Error=text, ErrorSource=source, ErrorTime=facts.now if is_zero(time) else time)
-
-
-def _staying(statuses: Mapping[str, S], refs: Mapping[str, int]) -> dict[str, S]:
-    """Without those that their worker is about to drop."""
-    return {name: status for name, status in statuses.items() if not leaving(status, refs.get(name))}
 
 
 def _pending(status: DownloaderStatus) -> bool:

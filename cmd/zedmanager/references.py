@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from pillar.cmd.zedmanager.images import image_name, verify_name
+from pillar.cmd.zedmanager.images import image_name, is_signed, name_apart, signature_of, verify_name
 from pillar.cmd.zedmanager.refetch import ImageRetry, refetch, withdrawn
-from pillar.refcount import leaving, wanted_refcount
+from pillar.refcount import staying, wanted_refcount
 from pillar.types.downloader import DownloaderConfig, DownloaderStatus
 from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
 from pillar.types.zedmanager import StorageStatus
@@ -34,7 +34,7 @@ class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
     uses: Sequence[StorageStatus] = ()  # of this image, and of others with its content
     download: DownloaderStatus | None = None
     verifications: Mapping[str, VerifyImageStatus] = {}  # of this image and of its content, by safename
-    verify_refs: Mapping[str, int] = {}  # RefCount of our configs for those
+    verify_configs: Mapping[str, VerifyImageConfig] = {}  # ours for those
     published: Shared
     allow_non_free: bool = True  # ports that cost money may be used
     downloads_known: bool = True  # the downloader's table was read
@@ -49,9 +49,11 @@ def decide_image(facts: ImageFacts) -> Shared:
     retry = refetch(name, published.retry, used=used, download=facts.download, verify=verify)
     if withdrawn(retry):
         return Shared(retry=retry)
-    staying = {key: s for key, s in facts.verifications.items() if not leaving(s, facts.verify_refs.get(key))}
+    kept = staying(facts.verifications, facts.verify_configs)
     downloading = [image for image in facts.uses if image.HasDownloaderRef and image_name(image) == name]
-    verifying = [image for image in facts.uses if image.HasVerifierRef and verify_name(image, staying) == name]
+    verifying = [
+        image for image in facts.uses if image.HasVerifierRef and verify_name(image, kept, facts.verify_configs) == name
+    ]
     return Shared(
         retry=retry,
         download=downloader_config(
@@ -118,12 +120,18 @@ def verify_config(
     *,
     status_known: bool = True,
 ) -> VerifyImageConfig | None:
-    """The config for the verification `name` that `users` refer to; None when there must be none."""
+    """The config for the verification `name` that `users` refer to; None when there must be none.
+
+    One config has one signature. Of several the one that is published stays, and who names another one does not
+    count here: it finds its name taken and is verified apart.
+    """
+    image = _same_signature(users, published) if users else None
+    if image is not None:
+        users = [user for user in users if not is_signed(user) or signature_of(user) == signature_of(image)]
     refs = wanted_refcount(len(users), status, published=published is not None, status_known=status_known)
     if refs is None:
         return None
-    if users:
-        image = next((user for user in users if image_name(user) == name), users[0])
+    if image is not None:
         return VerifyImageConfig(
             Safename=name,
             Name=image.Name,
@@ -171,7 +179,8 @@ class References:
             self._images.pop(app, None)
         if [_reference(image) for image in before] == [_reference(image) for image in after]:
             return set()
-        return {image_name(image) for image in (*before, *after)}
+        changed = (*before, *after)
+        return {image_name(image) for image in changed} | {name_apart(image) for image in changed}
 
     def of(self, name: str) -> list[StorageStatus]:
         """Every image of any app that has this name, or the same content under another one; oldest app first."""
@@ -209,3 +218,12 @@ def _same_source(users: Sequence[StorageStatus], published: DownloaderConfig | N
             if (user.DatastoreID, user.NameIsURL) == (published.DatastoreID, published.NameIsURL):
                 return user
     return users[0]
+
+
+def _same_signature(users: Sequence[StorageStatus], published: VerifyImageConfig | None) -> StorageStatus:
+    """The user whose signature is being checked already; else a signed one, which serves the others too."""
+    if published is not None:
+        for user in users:
+            if signature_of(user) == signature_of(published):
+                return user
+    return next((user for user in users if is_signed(user)), users[0])

@@ -1,4 +1,4 @@
-"""An image whose content is not what its sha256 says is fetched again, a few times. Pure.
+"""An image that came with other content than its sha256 says, or got lost, is fetched again, a few times. Pure.
 
 The verifier judges once and never again, so its config and the downloader's are withdrawn, both until the worker has
 let go of the object, and then published anew:
@@ -23,7 +23,8 @@ from pillar.types.verifier import VerifyImageStatus
 
 MAX_ATTEMPTS: Final = 3
 # What the verifier's error begins with when another fetch may help.
-WRONG_CONTENT: Final = ("sha256 mismatch",)
+WRONG_CONTENT: Final = "sha256 mismatch"
+NO_FILE: Final = "no downloaded image"
 
 
 class RetryState(OpenEnum):
@@ -45,9 +46,12 @@ class ImageRetry(Record):
     LastErrTime: Time = ZERO_TIME
 
 
-def is_wrong_content(status: VerifyImageStatus) -> bool:
-    """Did the verifier find other content than asked for?"""
-    return status.LastErr.startswith(WRONG_CONTENT)
+def is_wrong(verify: VerifyImageStatus | None, download: DownloaderStatus | None) -> bool:
+    """Did the verifier find other content than asked for, or nothing although the downloader is done?"""
+    if verify is None or verify.PendingAdd:
+        return False
+    done = download is not None and download.State == SwState.DOWNLOADED and not download.PendingAdd
+    return verify.LastErr.startswith(WRONG_CONTENT) or (verify.LastErr.startswith(NO_FILE) and done)
 
 
 def is_right(status: VerifyImageStatus | None) -> bool:
@@ -66,7 +70,7 @@ def refetch(
     """The record that the image should have now. `used`: some app still wants it."""
     if not used:
         return None
-    wrong = verify is not None and is_wrong_content(verify)
+    wrong = is_wrong(verify, download)
     match retry.State if retry is not None else RetryState.NONE:
         case RetryState.WITHDRAWN if verify is None and download is None:
             assert retry is not None
@@ -77,7 +81,7 @@ def refetch(
                 LastErr=retry.LastErr,
                 LastErrTime=retry.LastErrTime,
             )
-        case RetryState.FETCHING | RetryState.GAVE_UP if is_right(verify):
+        case _ if is_right(verify):
             return None
         case RetryState.WITHDRAWN | RetryState.GAVE_UP:
             return retry

@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from pillar.cmd.zedmanager.changes import take_image
 from pillar.cmd.zedmanager.disk import OBJTYPE, Disk
 from pillar.cmd.zedmanager.facts import DiskSpace, Facts, Published, VerifiedImage
-from pillar.cmd.zedmanager.images import image_name
+from pillar.cmd.zedmanager.images import image_name, name_apart
 from pillar.cmd.zedmanager.references import ImageFacts, Shared, content_of
 from pillar.cmd.zedmanager.refetch import ImageRetry
 from pillar.pubsub import Publication, PubSub, Subscription
 from pillar.types.baseos import CertObjStatus
-from pillar.types.common import eid_key, safename
+from pillar.types.common import eid_key
 from pillar.types.domainmgr import DomainConfig, DomainStatus
 from pillar.types.downloader import DownloaderConfig, DownloaderStatus
 from pillar.types.eid import EIDConfig, EIDStatus
@@ -148,7 +149,8 @@ class Tables:
         published = self.published(app)
         images = (status.StorageStatusList if status is not None else None) or ()
         wanted = (config.StorageConfigList if config is not None else None) or ()
-        names = {image_name(image) for image in images} | {safename(c.Name, c.ImageSha256.lower()) for c in wanted}
+        both = (*images, *(take_image(image, None) for image in wanted))
+        names, apart = {image_name(image) for image in both}, {name_apart(image) for image in both}
         verifications = self.verifications_of(names)
         overlays = (config.OverlayNetworkList if config is not None else None) or ()
         eids = {eid_key(app, overlay.IID) for overlay in overlays}
@@ -164,8 +166,8 @@ class Tables:
             published=published,
             downloads=_found(self.downloads, names),
             verifications=verifications,
-            verify_refs=_refcounts(self.verify_configs, {*names, *verifications}),
-            download_refs=_refcounts(self.download_configs, names),
+            verify_configs=_found(self.verify_configs, {*names, *apart, *verifications}),
+            download_configs=_found(self.download_configs, names),
             retries=_found(self.retries, names),
             certificates=disk.certificates() if signed else frozenset(),
             certificates_error=trouble.Error if trouble is not None else "",
@@ -181,12 +183,13 @@ class Tables:
     def image_facts(self, name: str, uses: Sequence[StorageStatus], *, allow_non_free: bool) -> ImageFacts:
         """Everything that concerns one image, now."""
         verifications = self.verifications_of([name])
+        names = {image_name(image) for image in uses} | {name_apart(image) for image in uses}
         return ImageFacts(
             name=name,
             uses=uses,
             download=self.downloads.get(name),
             verifications=verifications,
-            verify_refs=_refcounts(self.verify_configs, {name, *verifications}),
+            verify_configs=_found(self.verify_configs, {name, *names, *verifications}),
             published=Shared(
                 retry=self.retries.get(name),
                 download=self.download_configs.get(name),
@@ -232,12 +235,6 @@ def _found(table: Publication[Any] | Subscription[Any], keys: Iterable[str]) -> 
 def _verified(disk: Disk, verifications: Iterable[VerifyImageStatus]) -> dict[str, VerifiedImage]:
     delivered = {status.ImageSha256.lower() for status in verifications if status.State >= SwState.DELIVERED}
     return {sha256: disk.verified(sha256) for sha256 in sorted(delivered)}
-
-
-def _refcounts(
-    table: Publication[DownloaderConfig] | Publication[VerifyImageConfig], keys: Iterable[str]
-) -> dict[str, int]:
-    return {key: config.RefCount for key in keys if (config := table.get(key)) is not None}
 
 
 def _eid_keys(app: str, keys: Iterable[str]) -> list[str]:
