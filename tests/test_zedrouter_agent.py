@@ -108,7 +108,7 @@ def test_an_app_gets_its_network_and_gives_it_back(device: Device) -> None:
     # The instance goes first, as when a device is undeployed: its bridge stays until the app has left.
     device.instance_configs.remove(LAN)
     device.instances.wait(LAN, ChangeInProgress=3, BridgeNum=1)
-    device.apps.wait(uuid(1), Activated=True, Error=lambda text: "not configured" in text)
+    device.apps.wait(uuid(1), Activated=True, MissingNetwork=True, Error="")  # nothing is wrong while it is held
     device.app_configs.remove(uuid(1))
     device.apps.wait_gone(uuid(1))
     device.instances.wait_gone(LAN)

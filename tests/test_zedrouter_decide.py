@@ -516,9 +516,17 @@ def test_a_missing_instance_is_waited_for() -> None:
     assert (came.Activated, came.MissingNetwork, came.Error) == (True, False, "")
 
 
-def test_a_running_app_keeps_its_address_when_its_instance_goes_away() -> None:
+def test_a_running_app_keeps_its_address_without_an_error_while_its_withdrawn_instance_stays_for_it() -> None:
     running = decide(app(1, on()), world(local()))
     orphaned = decide(app(1, on()), World(instances=world(local()).instances), running)
+    assert (orphaned.Activated, orphaned.MissingNetwork, addresses(orphaned)) == (True, True, addresses(running))
+    assert orphaned.Error == ""
+    assert decide(app(1, on()), world(local()), orphaned) == running
+
+
+def test_a_running_app_whose_instance_was_lost_says_so_and_keeps_its_address() -> None:
+    running = decide(app(1, on()), world(local()))
+    orphaned = decide(app(1, on()), World(), running)
     assert (orphaned.Activated, orphaned.MissingNetwork, addresses(orphaned)) == (True, True, addresses(running))
     assert "is not configured" in orphaned.Error
     assert decide(app(1, on()), world(local()), orphaned) == running

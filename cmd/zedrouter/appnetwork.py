@@ -3,6 +3,7 @@
     config gone                     -> no status; its addresses and numbers are free again
     not to be activated             -> vifs are named, no address is held
     an instance is not configured   -> MissingNetwork and Error, not Activated; goes on by itself when it comes
+    the instance of an active app is withdrawn -> MissingNetwork, and it keeps what it has: the instance stays for it
     a port map clashes              -> Error, not Activated, until the other one has gone
     anything wrong with one vif     -> Error, but Activated: the other vifs work
     an active app asks for more or fewer vifs, or for a clashing port map -> Error, and it keeps what it has
@@ -65,15 +66,14 @@ def _decide(
     )
     if config.IsZedmanager:
         return _management(config, bare)
-    missing = [
-        f"network instance {uuid} is not configured; waiting for it"
-        for uuid in dict.fromkeys(network.Network for network in networks(config))
-        if uuid not in world.configured
-    ]
+    absent = [uuid for uuid in dict.fromkeys(n.Network for n in networks(config)) if uuid not in world.configured]
+    missing = [f"network instance {uuid} is not configured; waiting for it" for uuid in absent]
     clashes = list(_port_map_clashes(config, world)) if config.Activate and not missing else []
     if previous is not None and previous.Activated and config.Activate:
-        refused = _refused(config, previous) + missing + clashes
-        if refused:
+        # Mostly the app is being taken down too, and only its domain has to end first: no error while nothing is lost.
+        lost = [text for uuid, text in zip(absent, missing, strict=True) if uuid not in world.instances]
+        refused = _refused(config, previous) + lost + clashes
+        if refused or absent:
             kept = msgspec.structs.replace(
                 previous,
                 UUIDandVersion=config.UUIDandVersion,
