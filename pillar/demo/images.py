@@ -10,6 +10,7 @@ import http.server
 import re
 import sys
 import threading
+from collections import Counter
 from typing import Any
 
 from pillar.demo.eco import Image
@@ -19,15 +20,15 @@ _HOLD_AT_MOST_S = 30.0  # nobody let go: the transfer goes on, whoever waits for
 
 
 class ImageServer(http.server.ThreadingHTTPServer):
-    """Serves one image under `/<name>`. Runs in threads of its own from construction until `close`."""
+    """Serves each image under `/<name>`. Runs in threads of its own from construction until `close`."""
 
     daemon_threads = True
 
-    def __init__(self, image: Image, hold_at: int | None = None) -> None:
+    def __init__(self, *images: Image, hold_at: int | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.image = image
-        self.etag = f'"{image.sha256[:16]}"'
+        self.images = {image.name: image for image in images}  # more may be added while it serves
         self.sent = 0  # bytes of content handed to the kernel, all requests together
+        self.sent_of: Counter[str] = Counter()  # the same, by the image's name
         self.requests: list[str] = []  # the Range header of each request, "" for the whole image
         self.hold_at = hold_at  # once this many bytes were sent, the transfer stands until `let_go`
         self.held = threading.Event()
@@ -40,6 +41,12 @@ class ImageServer(http.server.ThreadingHTTPServer):
     def url(self) -> str:
         """The server's scheme and address."""
         return f"http://127.0.0.1:{self.server_port}"
+
+    def hold(self, at: int) -> None:
+        """Let transfers stand once `at` bytes were sent in all, until `let_go`."""
+        self.held.clear()
+        self._go_on.clear()
+        self.hold_at = at
 
     def let_go(self) -> None:
         """Send the rest, of this and of all further requests, without holding."""
@@ -58,10 +65,11 @@ class ImageServer(http.server.ThreadingHTTPServer):
         self.server_close()
         self._thread.join()
 
-    def count(self, sent: int) -> None:
+    def count(self, name: str, sent: int) -> None:
         """Add to `sent`, holding where the holding point is reached."""
         with self._lock:
             self.sent += sent
+            self.sent_of[name] += sent
             hold = self.hold_at is not None and self.sent >= self.hold_at
         if hold:
             self.held.set()
@@ -83,11 +91,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The demo shows what matters itself."""
 
     def _answer(self, *, body: bool) -> None:
-        image = self.server.image
-        if self.path.lstrip("/") != image.name:
+        image = self.server.images.get(self.path.lstrip("/"))
+        if image is None:
             self.send_error(404)
             return
-        first, last, status = self._range(len(image.content))
+        etag = f'"{image.sha256[:16]}"'
+        first, last, status = self._range(len(image.content), etag)
         if status == 416:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(image.content)}")
@@ -98,7 +107,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Length", str(last + 1 - first))
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("ETag", self.server.etag)
+        self.send_header("ETag", etag)
         if status == 206:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(image.content)}")
         self.end_headers()
@@ -111,12 +120,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             except OSError:  # the downloader was killed; it will ask for the rest
                 self.close_connection = True
                 return
-            self.server.count(len(block))
+            self.server.count(image.name, len(block))
 
-    def _range(self, size: int) -> tuple[int, int, int]:
+    def _range(self, size: int, etag: str) -> tuple[int, int, int]:
         """First and last byte to send, and the status (RFC 9110, sections 13.1.5 and 14.2)."""
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if match is None or self.headers.get("If-Range", self.server.etag) != self.server.etag:
+        if match is None or self.headers.get("If-Range", etag) != etag:
             return 0, size - 1, 200
         first = int(match[1])
         last = min(int(match[2]) if match[2] else size - 1, size - 1)
