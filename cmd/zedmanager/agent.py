@@ -88,7 +88,7 @@ class ZedManager(Agent):
             self._open_when_read()
 
     def _open_when_read(self) -> None:
-        if not self._open and hasattr(self, "tables") and not self.tables.unread():
+        if not self._open and not self.tables.unread():
             self._open = True
             self._mark_everything()
             self.loop.call_soon(self._announce)

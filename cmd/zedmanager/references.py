@@ -45,12 +45,19 @@ def decide_image(facts: ImageFacts) -> Shared:
     """The configs of one image as its uses ask for them, and the record of its being fetched again."""
     name, published = facts.name, facts.published
     verify = facts.verifications.get(name)
-    used = any(image_name(image) == name for image in facts.uses)
-    retry = refetch(name, published.retry, used=used, download=facts.download, verify=verify)
+    users = [image for image in facts.uses if image_name(image) == name]
+    retry = refetch(
+        name,
+        published.retry,
+        used=bool(users),
+        referred=any(image.HasDownloaderRef or image.HasVerifierRef for image in users),
+        download=facts.download,
+        verify=verify,
+    )
     if withdrawn(retry):
         return Shared(retry=retry)
     kept = staying(facts.verifications, facts.verify_configs)
-    downloading = [image for image in facts.uses if image.HasDownloaderRef and image_name(image) == name]
+    downloading = [image for image in users if image.HasDownloaderRef]
     verifying = [
         image for image in facts.uses if image.HasVerifierRef and verify_name(image, kept, facts.verify_configs) == name
     ]
@@ -165,14 +172,14 @@ class References:
     def note(self, app: str, images: Iterable[StorageStatus]) -> set[str]:
         """Take over what one app uses now; returns the safenames whose counts may differ."""
         before, after = self._images.get(app, ()), tuple(images)
-        for image in before:
-            users = self._apps.get(_content(image))
-            if users is not None:
-                users.pop(app, None)
-                if not users:
-                    del self._apps[_content(image)]
-        for image in after:
-            self._apps.setdefault(_content(image), {})[app] = None
+        had, has = {_content(image) for image in before}, {_content(image) for image in after}
+        for content in had - has:
+            users = self._apps[content]
+            del users[app]
+            if not users:
+                del self._apps[content]
+        for content in has - had:
+            self._apps.setdefault(content, {})[app] = None
         if after:
             self._images[app] = after
         else:
@@ -214,8 +221,9 @@ def _reference(image: StorageStatus) -> tuple[object, ...]:
 def _same_source(users: Sequence[StorageStatus], published: DownloaderConfig | None) -> StorageStatus:
     """The user whose source is used already, so that a fetch is not begun again from another one; else the first."""
     if published is not None:
+        source = (published.DatastoreID, published.ImageID, published.NameIsURL, published.Size)
         for user in users:
-            if (user.DatastoreID, user.NameIsURL) == (published.DatastoreID, published.NameIsURL):
+            if (user.DatastoreID, user.ImageID, user.NameIsURL, user.Size) == source:
                 return user
     return users[0]
 

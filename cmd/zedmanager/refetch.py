@@ -3,7 +3,7 @@
 The verifier judges once and never again, so its config and the downloader's are withdrawn, both until the worker has
 let go of the object, and then published anew:
 
-    (no record) --wrong content--> WITHDRAWN --both statuses gone--> FETCHING --right content--> (no record)
+    (no record) --wrong content--> WITHDRAWN --both let go of it---> FETCHING --right content--> (no record)
                                        ^                                |
                                        +------wrong content again-------+--> GAVE_UP after MAX_ATTEMPTS
 
@@ -64,15 +64,20 @@ def refetch(
     retry: ImageRetry | None,
     *,
     used: bool,
+    referred: bool,
     download: DownloaderStatus | None,
     verify: VerifyImageStatus | None,
 ) -> ImageRetry | None:
-    """The record that the image should have now. `used`: some app still wants it."""
+    """The record that the image should have now.
+
+    `used`: some app still wants it. `referred`: some app's status still refers to the old download or
+    verification, which would be published again if the withdrawal ended now.
+    """
     if not used:
         return None
     wrong = is_wrong(verify, download)
     match retry.State if retry is not None else RetryState.NONE:
-        case RetryState.WITHDRAWN if verify is None and download is None:
+        case RetryState.WITHDRAWN if verify is None and download is None and not referred:
             assert retry is not None
             return ImageRetry(
                 Safename=name,
