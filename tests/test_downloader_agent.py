@@ -98,6 +98,19 @@ def test_a_datastore_that_comes_late_is_waited_for_without_an_error(device: Devi
     assert status["RetryCount"] == 0
 
 
+def test_a_datastore_that_does_not_come_is_an_error_until_it_does(device: Device, fault_server: FaultServer):
+    fault_server.put("/d/image", CONTENT)
+    device.want()
+    device.agent.start()
+    text = f"waiting for datastore {STORE}, which is not configured"
+    status = device.statuses.wait(NAME, PendingAdd=False, LastErr=text, RetryCount=0)
+    device.agent.kill()
+    device.agent.start()
+    assert device.statuses.read(NAME) == status  # a restart is no reason to take it back
+    device.datastore(fault_server)
+    device.statuses.wait(NAME, State=3, LastErr="")
+
+
 def test_killed_in_the_middle_it_goes_on_where_it_stopped(device: Device, fault_server: FaultServer):
     fault_server.put("/d/image", CONTENT)
     fault_server.fault("/d/image", Fault(hold_after=MIB + 1))

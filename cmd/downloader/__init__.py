@@ -11,7 +11,7 @@ Owns        <root>/persist/downloads/<objtype>/pending
     (new) -> PendingAdd -> DOWNLOAD_STARTED -+-> DOWNLOADED
                 ^              ^             |
                 |              +- back-off --+-> INITIAL with LastErr
-                +- datastore not there yet: no error, resolves by itself
+                +- datastore not there yet: an error after some seconds, resolves by itself
 
 An image that stands in pending, verifier or verified is present: it is never fetched again. With RefCount 0 nothing
 is fetched; unused for DownloadGCTime the status is offered as Expired, and when its config goes, so do file and status.

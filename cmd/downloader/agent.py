@@ -44,6 +44,7 @@ from pillar.workers import Outcome, Workers
 
 OWNERS = {"appImg.obj": "zedmanager", "baseOs.obj": "baseosmgr", "cert.obj": "baseosmgr"}  # object type -> who wants
 AT_ONCE = 8  # transfers
+DATASTORE_PATIENCE_S = 5.0  # a datastore usually comes right before the objects in it
 FULL_RETRY_S = 10  # a full disk is looked at again at the latest after this
 GLOBAL = "global"
 TELL_SPACE_S = 1.0
@@ -67,6 +68,7 @@ class Downloader(Agent):
         self.retries = RetryClock()
         self.uses = UseClock()
         self.failed_plans: dict[str, Plan] = {}
+        self.planned = UseClock()  # since when no datastore is there for it
         self.looked_at: set[str] = set()
         self.notes: dict[str, str] = {}
         self.space_due = False
@@ -151,7 +153,7 @@ class Downloader(Agent):
             nothing = Impossible("no usable config")
             return Facts(now=now(), objtype=objtype, plan=nothing, running=running, event=event)
         datastore = self.datastores.get(config.DatastoreID) if config.DatastoreID != NIL_UUID else None
-        planned = plan(config, objtype, datastore, self.network.get(GLOBAL))
+        planned = self._wait_for_datastore(key, plan(config, objtype, datastore, self.network.get(GLOBAL)), status)
         self._note_attempt(key, planned, event)
         store = self.stores[objtype]
         part = partfile.part_path(store.pending_file(config.ImageSha256, safename))
@@ -170,6 +172,20 @@ class Downloader(Agent):
             unused=self.uses.idle(key) >= self.settings.DownloadGCTime,
             first_look=key not in self.looked_at,
         )
+
+    def _wait_for_datastore(
+        self, key: str, planned: Plan | Waiting | Impossible, status: DownloaderStatus | None
+    ) -> Plan | Waiting | Impossible:
+        """A datastore that does not come is an error, which goes as soon as it does come."""
+        if not isinstance(planned, Waiting):
+            self.planned.used(key)
+            return planned
+        overdue = Impossible(f"{planned.text}, which is not configured")
+        left = DATASTORE_PATIENCE_S - self.planned.idle(key)
+        if left <= 0 or (status is not None and status.LastErr == overdue.text):
+            return overdue
+        self.queue.mark_later(key, left)
+        return planned
 
     def _note_attempt(self, key: str, planned: Plan | Waiting | Impossible, event: Event | None) -> None:
         """When the next attempt is due: at once when something came of the last one or the plan is another one now."""
@@ -305,6 +321,7 @@ class Downloader(Agent):
 
     def _forget(self, key: str) -> None:
         self.uses.forget(key)
+        self.planned.forget(key)
         self.retries.forget(key)
         self.failed_plans.pop(key, None)
         self.notes.pop(key, None)
