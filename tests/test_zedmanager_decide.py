@@ -157,9 +157,19 @@ def test_a_signed_image_takes_no_verification_of_another_name():
 
 def test_a_signed_image_found_after_a_reboot_counts_when_the_verifier_has_seen_who_asks():
     config = app_config(StorageConfigList=(disk_image(ImageSignature=b"s", SignatureKey="k.pem"),))
-    unseen = decide(facts(config, verifications={NAME: replace(GOOD, RefCount=0)}))
-    assert unseen.app.State == SwState.DOWNLOADED
-    assert decide(facts(config, verifications={NAME: GOOD})).app.State == SwState.DELIVERED
+    ours = {NAME: VerifyImageConfig(RefCount=1, ImageSignature=b"s", SignatureKey="k.pem")}
+    unseen = replace(GOOD, RefCount=0)
+    assert decide(facts(config, verifications={NAME: GOOD})).app.State == SwState.DOWNLOADED
+    assert decide(facts(config, verifications={NAME: unseen}, verify_configs=ours)).app.State == SwState.DOWNLOADED
+    assert decide(facts(config, verifications={NAME: GOOD}, verify_configs=ours)).app.State == SwState.DELIVERED
+
+
+def test_a_signature_that_is_mended_is_checked_anew():
+    world = World(1, a=app_config(StorageConfigList=(disk_image(**ASKED["bad"]),)))
+    world.certificates = frozenset(["k.pem"])
+    assert "bad signature" in world.settle().status().Error
+    change(world, StorageConfigList=(disk_image(**ASKED["good"]),)).settle()
+    assert (world.status().State, world.status().Error, world.fetches) == (SwState.RUNNING, "", {NAME: 1})
 
 
 def test_a_verification_on_its_way_out_is_not_built_on():
@@ -210,7 +220,11 @@ def test_wrong_content_is_fetched_again_until_it_is_right(seed):
     assert (world.status().State, world.status().Error) == (SwState.RUNNING, "")
     assert world.fetches == {NAME: MAX_ATTEMPTS}
     assert world.tables["retry"] == {}
-    assert any("attempt 2 of 3" in status.Error for status in world.history)
+    said = [status.Error for status in world.history]
+    first = next(i for i, error in enumerate(said) if "attempt 2 of 3" in error)
+    right = said.index("", first)  # said without a gap until the content is right, and never after
+    assert "attempt 3 of 3" in said[right - 1]
+    assert not any(said[right:])
 
 
 def test_content_that_stays_wrong_is_given_up_and_said():
@@ -982,6 +996,6 @@ def test_no_facts_whatever_make_a_decision_fail_or_waver(config):
 def test_every_state_and_every_phase_can_be_told():
     for state in SwState:
         phase(AppInstanceStatus(State=state), app_config())
-    assert phase(None, None) is Phase.UNKNOWN
+    assert phase(None, None) is Phase.GONE
     assert phase(None, app_config()) is Phase.NEW
     assert set(LEGAL) - {None} <= set(SwState)

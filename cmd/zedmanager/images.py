@@ -51,7 +51,7 @@ def verify_name(
         if others:
             return min(others, key=lambda name: (-verifications[name].State, name))
     holder = configs.get(own)
-    taken = holder is not None and holder.RefCount > 0 and signature_of(holder) != signature_of(image)
+    taken = holder is not None and signature_of(holder) != signature_of(image)
     if taken and not is_signed(image) and is_good(verifications.get(own)):
         return own
     return apart if taken or _in_use(configs.get(apart)) else own

@@ -64,21 +64,25 @@ def do_image(facts: Facts, image: StorageStatus) -> tuple[StorageStatus, Wait | 
         assert retry is not None
         return do_withdrawn(facts, image, retry)
     verifications = staying(facts.verifications, facts.verify_configs)
-    verify = verifications.get(verify_name(image, verifications, facts.verify_configs))
+    key = verify_name(image, verifications, facts.verify_configs)
+    verify = verifications.get(key)
     if verify is not None and is_good(verify):
-        return do_verified(facts, image, verify)
+        # A status nobody referred to yet was found after a reboot: its sha256 is right, its signature is looked at
+        # when the verifier sees who asks.
+        config = facts.verify_configs.get(key)
+        asked = config is not None and config.RefCount > 0 and verify.RefCount > 0
+        return do_verified(facts, image, verify, retry, trusted=asked or not is_signed(image))
     return do_download(facts, image, verify, retry)
 
 
-def do_verified(facts: Facts, image: StorageStatus, verify: VerifyImageStatus) -> tuple[StorageStatus, Wait | None]:
+def do_verified(
+    facts: Facts, image: StorageStatus, verify: VerifyImageStatus, retry: ImageRetry | None, *, trusted: bool
+) -> tuple[StorageStatus, Wait | None]:
     """The content is verified, or being read again after a reboot: only the verification is referred to.
 
     A download that the image already refers to stays, as in EVE: it costs nothing any more.
     """
-    # A status nobody referred to yet was found after a reboot: its sha256 is right, its signature is looked at
-    # when the verifier sees who asks.
-    seen = verify.RefCount > 0 or not is_signed(image)
-    done = verify.State >= SwState.DELIVERED and seen
+    done = verify.State >= SwState.DELIVERED and trusted
     verified = facts.verified.get(image.ImageSha256)
     location = verified.path if verified is not None and verified.path and not image.Vdev else image.ActiveFileLocation
     image = replace(
@@ -88,8 +92,8 @@ def do_verified(facts: Facts, image: StorageStatus, verify: VerifyImageStatus) -
         Progress=100,
         ContainerImageID=verify.ContainerImageID or image.ContainerImageID,
         ActiveFileLocation=location,
-        **_NO_ERROR,
     )
+    image = replace(image, **_NO_ERROR) if done else _retried(facts, image, retry)
     text = f"the verifier to check image {image.Name}"
     return image, None if done else Wait(source="VerifyImageStatus", text=text, patience_s=_VERIFY_PATIENCE_S)
 

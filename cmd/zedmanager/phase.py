@@ -16,7 +16,7 @@ from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus
 class Phase(Enum):
     """One name for each place in an app's life."""
 
-    UNKNOWN = "unknown"  # neither config nor status
+    GONE = "gone"  # neither config nor status
     NEW = "new"  # a config nobody has acted on
     REFUSED = "refused"  # the config has errors
     FETCHING = "fetching"
@@ -56,7 +56,7 @@ _OF_DOMAIN = {
 def phase(status: AppInstanceStatus | None, config: AppInstanceConfig | None) -> Phase:
     """The phase that EVE's fields mean."""
     if status is None:
-        return Phase.UNKNOWN if config is None else Phase.NEW
+        return Phase.GONE if config is None else Phase.NEW
     if config is None:
         return Phase.REMOVING
     if status.ErrorSource == "AppInstanceConfig":
