@@ -41,9 +41,9 @@ and a verified image seen too late was downloaded again; here the table is loade
 image that turns up verified later is simply taken from then on. An app is never removed while zedagent's
 table has not been read.
 
-What apps share. One download and one verification per name and content, with as many references as uses. Content that
-is verified already is taken whatever its name; a signature is never taken on trust, so apps that name different ones are
-verified apart (images.verify_name). Wrong content is fetched again, three times in all (refetch).
+What apps share. One download and one verification per name and content, with as many references as uses. Content
+that is verified already is taken whatever its name; a signature is never taken on trust, so apps that name different
+ones are verified apart (images.verify_name). Wrong content is fetched again, three times in all (refetch).
 
 Modules: facts (what goes in and out), changes (config against ledger), images and install, prepare, activate, domain,
 report (state and error), decide (the flow), phase (one name for where an app is), references and refetch (what apps
