@@ -35,3 +35,14 @@ def root() -> Iterator[Path]:
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="pillar-", dir=where, ignore_cleanup_errors=True) as path:
         yield Path(path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """The logs of a test's device stand below its failure; afterwards they are gone."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if name == "device" and hasattr(value, "logs"):
+                report.sections.append(("logs of the device", value.logs()))
+    return report
