@@ -150,10 +150,15 @@ class Show:
         self._pillar("undeploy")
         tables = (onlooker.apps, onlooker.domains, onlooker.networks)
         self._wait(onlooker, lambda: all(self.app_id not in table for table in tables), "the ECO's records to go")
+        self._wait(onlooker, lambda: not _in_use(onlooker), "the image to be let go")
         try:
             urllib.request.urlopen(url, timeout=5).close()
         except urllib.error.URLError:
-            self.screen.step("gone", "the ECO is gone: no record of it is left, and nobody answers", app=self.app_id)
+            self.screen.step(
+                "gone",
+                "the ECO is gone: no record of it is left, nobody answers; its image stays, unused, for DownloadGCTime",
+                app=self.app_id,
+            )
         else:
             raise DemoFailed(f"{url} still answers after undeploy")
 
@@ -217,6 +222,10 @@ end it:
         )
         if done.returncode:
             raise DemoFailed(f"pillar {' '.join(words)} failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _in_use(onlooker: Onlooker) -> bool:
+    return any(status.RefCount for status in onlooker.downloads.items().values())
 
 
 def _kill(pid: int) -> None:
