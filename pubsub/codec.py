@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pillar.pubsub.depth import MAX_DEPTH, too_deep
 from pillar.pubsub.errors import BadRecord, EncodeFailed
 from pillar.pubsub.gofloat import floats_as_text
-from pillar.pubsub.lenient import LenientDecoder, Rejected, without_surrogates
 from pillar.pubsub.shape import overflow_check, shape_of
+
+if TYPE_CHECKING:
+    from pillar.pubsub.lenient import LenientDecoder
 
 T = TypeVar("T")
 
@@ -53,6 +55,8 @@ def encode(record: object) -> bytes:
 
 def _encode_again(value: Any) -> bytes:
     """The JSON of a value holding lone surrogates: each becomes U+FFFD, as Go replaces what is not UTF-8."""
+    from pillar.pubsub.lenient import without_surrogates  # rare, and a start must not pay for it
+
     return _encode_floats(_rebuild(value, without_surrogates))
 
 
@@ -72,8 +76,6 @@ def decode(record_type: type[T], data: bytes) -> T:
     try:
         record: T = _codec(record_type).decode(data)
         return record
-    except Rejected as err:
-        raise BadRecord(f"{name}: {err}") from None
     except UnicodeDecodeError as err:
         raise BadRecord(f"{name}: not UTF-8 at byte {err.start}: {err.reason}") from None
     except RecursionError:
@@ -99,10 +101,19 @@ class _Codec:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             sure = False
         if not sure:
-            if self.lenient is None:
-                self.lenient = LenientDecoder(self.shape.target)
-            value = self.lenient.decode(data)
+            value = self._decode_leniently(data)
         return self.record_type(**{self.shape.root: value}) if self.shape.root else value
+
+    def _decode_leniently(self, data: bytes) -> Any:
+        """Raises BadRecord, or UnicodeDecodeError."""
+        from pillar.pubsub.lenient import LenientDecoder, Rejected  # rare, and a start must not pay for it
+
+        if self.lenient is None:
+            self.lenient = LenientDecoder(self.shape.target)
+        try:
+            return self.lenient.decode(data)
+        except Rejected as err:
+            raise BadRecord(f"{self.record_type.__name__}: {err}") from None
 
     def _sure(self, value: Any, data: bytes) -> bool:
         """Whether the strict reading is the one Go has.

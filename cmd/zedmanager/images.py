@@ -8,7 +8,6 @@ path the verifier does not know) takes that verification instead of being fetche
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 
 from pillar.types.common import safename
 from pillar.types.enums import SwState
@@ -59,6 +58,8 @@ def verify_name(
 
 def name_apart(image: StorageStatus) -> str:
     """The key for verifying this image beside one of the same name with another signature."""
+    from hashlib import sha256  # OpenSSL behind it is slow to load, and few images are signed
+
     mark = sha256(repr(signature_of(image)).encode()).hexdigest()[:8]
     return safename(f"{image.Name}#{mark}", image.ImageSha256)
 
