@@ -1,4 +1,6 @@
-"""`scripts/bench`: run the measurements and print them, as a table for people or one flat JSON object.
+"""Run the measurements and print them, as a table for people or one flat JSON object.
+
+`scripts/bench`, `pillar bench` and `python -m pillar.bench` are the same.
 
 exit status: 0 measured   1 measured, and a target was missed (with --check)   2 wrong usage
 """
@@ -49,12 +51,15 @@ TARGETS = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
     parser.add_argument("--json", action="store_true", help="print one flat JSON object")
     parser.add_argument("--only", choices=sorted(GROUPS), action="append", metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print; returns the exit status."""
     figures: dict[str, float] = {}
     for name in options.only or GROUPS:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
@@ -74,6 +79,15 @@ def _lines(figures: dict[str, float]) -> list[str]:
         verdict = ("", "") if target is None else ("met", "green") if target.met(value) else ("missed", "red")
         rows.append([key, f"{value:.4g}", str(target or ""), verdict])
     return table(rows, Palette.of(), header=("figure", "value", "target", ""), right=(1,))
+
+
+def main() -> int:
+    """The command line of `scripts/bench`."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    return run(parser.parse_args())
 
 
 if __name__ == "__main__":
