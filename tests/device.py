@@ -222,7 +222,7 @@ class Device:
             if self.where.agent_dir(SUPERVISOR) in path.parents:
                 continue
             with contextlib.suppress(FileNotFoundError):
-                found[str(path.relative_to(self.where.root))] = _timeless(json.loads(path.read_bytes()))
+                found[str(path.relative_to(self.where.root))] = timeless(json.loads(path.read_bytes()))
         return found
 
     def wait_like(self, before: dict[str, Any], what: str) -> None:
@@ -244,6 +244,11 @@ class Device:
         """How often this app's ECO was started, as its own log tells."""
         log = self.where.log(app)
         return sum(line.startswith("started ") for line in log.read_text().splitlines()) if log.exists() else 0
+
+    def pending_bytes(self) -> int:
+        """Of images on their way to the downloader, what is on the disk."""
+        files = self.where.downloads("appImg.obj", "pending").rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file())
 
     def restarts(self) -> dict[str, int]:
         """The agents that the supervisor had to start again."""
@@ -334,12 +339,12 @@ def _state(pid: int) -> str:
         return "Z"
 
 
-def _timeless(value: Any) -> Any:
+def timeless(value: Any) -> Any:
     """A record without its times: EVE's names for them all end alike."""
     if isinstance(value, dict):
         return {
-            name: _timeless(member) for name, member in value.items() if not name.endswith(("Time", "LastUse", "Age"))
+            name: timeless(member) for name, member in value.items() if not name.endswith(("Time", "LastUse", "Age"))
         }
     if isinstance(value, list):
-        return [_timeless(member) for member in value]
+        return [timeless(member) for member in value]
     return value

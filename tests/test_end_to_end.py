@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from device import Device, app_id, device_config, sleeper
+from servers import Authority
 
 from pillar.demo import eco
 from pillar.demo.eco import Image
@@ -202,7 +204,6 @@ def test_a_bad_app_says_what_is_wrong_disturbs_nobody_and_is_mended_by_its_confi
 
 def test_an_app_with_a_mesh_interface_has_its_eid_and_keeps_it(device: Device, server: ImageServer) -> None:
     """zedagent passes on given EIDs only, as in EVE; EIDs made on the device are identitymanager's own tests."""
-    authority = pytest.importorskip("servers").Authority("mesh")
     config = device_config(server, sleeper("mesh.img"))
     app, key = one(config)
     mesh = "99999999-0000-0000-0000-000000000001"
@@ -217,10 +218,8 @@ def test_an_app_with_a_mesh_interface_has_its_eid_and_keeps_it(device: Device, s
             "cfg": {"lispConfig": {"LispInstanceId": 7}},
         }
     )
-    import base64
-
     given = {"name": "over", "networkId": mesh, "cryptoEid": "fd45:efca:3607:4c1c::17", "lispsignature": "c2lnbmVk"}
-    app["interfaces"].append(given | {"pemcert": base64.b64encode(authority.pem).decode()})
+    app["interfaces"].append(given | {"pemcert": base64.b64encode(Authority("mesh").pem).decode()})
     device.deploy(config)
     device.wait_running(key)
     networks = device.table("zedrouter", AppNetworkStatus)

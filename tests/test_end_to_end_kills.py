@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
-from device import AGENT_NAMES, SUPERVISOR, Device, app_id, device_config, sleeper, with_app
+from device import AGENT_NAMES, SUPERVISOR, Device, app_id, device_config, sleeper, timeless, with_app
+from support import wait_for
 
 from pillar.demo.images import ImageServer
 from pillar.types.domainmgr import DomainConfig, DomainStatus
 from pillar.types.downloader import DownloaderConfig, DownloaderStatus, GlobalDownloadStatus
 from pillar.types.enums import SwState
+from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
 from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus
 from pillar.types.zedrouter import AppNetworkConfig, AppNetworkStatus
@@ -103,23 +106,51 @@ class Diary:
         self.errors |= {new.Error} - {""}
 
 
+class Flaps:
+    """Every change of a status from now on that is more than a time, also one that was taken back."""
+
+    STATUSES = (
+        ("zedmanager", AppInstanceStatus, ""),
+        ("domainmgr", DomainStatus, ""),
+        ("zedrouter", AppNetworkStatus, ""),
+        ("zedrouter", NetworkInstanceStatus, ""),
+        ("downloader", DownloaderStatus, "appImg.obj"),
+        ("verifier", VerifyImageStatus, "appImg.obj"),
+    )
+
+    def __init__(self, device: Device) -> None:
+        self.seen: list[str] = []
+        for agent, record_type, scope in self.STATUSES:
+            device.table(agent, record_type, scope, modify=self._modified, delete=self._deleted)
+        device.look()
+
+    def _modified(self, key: str, new: Any, old: Any) -> None:
+        was, now = timeless(msgspec.to_builtins(old)), timeless(msgspec.to_builtins(new))
+        if was != now:
+            self.seen.append(f"{type(new).__name__} {key}: {was} -> {now}")
+
+    def _deleted(self, key: str, last: Any) -> None:
+        self.seen.append(f"{type(last).__name__} {key} deleted")
+
+
 @pytest.mark.parametrize(("victim", "name"), MATRIX)
 def test_whoever_is_killed_on_the_way_the_app_runs_and_nothing_is_done_twice(
     device: Device, server: ImageServer, victim: str, name: str
 ) -> None:
     moment = MOMENTS[name]
-    image = sleeper("app.img", 3 * MIB)
+    image = sleeper("app.img", 4 * MIB)
     config = device_config(server, image)
     app = app_id(config["apps"][0])
     victims = AGENT_NAMES if victim == EVERYBODY else (victim,)
     pids = {agent: device.pid(agent) for agent in AGENT_NAMES}
     diary = Diary(device)
-    if not moment.fetched:
-        server.hold(MIB)  # so that the transfer is never over before the kill, nor much of it in the air
+    if not moment.fetched:  # the transfer is never over before the kill, and never more than 1 MiB of it in the air
+        server.hold(2 * MIB if name == "downloading" else MIB)
 
     def kill() -> None:
         if name == "downloading":
             assert server.held.wait(10)
+            wait_for(lambda: device.pending_bytes() >= MIB, "half of what was sent to be on the disk")
         device.kill(*victims)
 
     met = device.when(moment.agent, moment.record_type, moment.condition, kill, moment.scope)
@@ -153,6 +184,7 @@ def test_whoever_is_killed_while_the_app_runs_nothing_changes(device: Device, se
     space = device.table("downloader", GlobalDownloadStatus)
     device.wait(lambda: (told := space.get("global")) and told.UsedSpace, "the image to be counted")
     before = device.snapshot()
+    flaps = Flaps(device)
     for agent in AGENT_NAMES:
         device.kill(agent)
         device.wait_back(agent)
@@ -160,6 +192,7 @@ def test_whoever_is_killed_while_the_app_runs_nothing_changes(device: Device, se
     device.kill(*AGENT_NAMES)
     device.wait_back(*AGENT_NAMES, restarts=2)
     device.wait_like(before, "before all were killed")
+    assert flaps.seen == []
 
     # Another app goes through every agent: whatever these still had to do after their restart is done then.
     whole = with_app(config, server, second)
