@@ -116,11 +116,9 @@ class Device:
 
     # ---- looking at it
 
-    def table(
-        self, agent: str, record_type: type[T], scope: str = "", **handlers: Callable[..., None]
-    ) -> Subscription[T]:
+    def table(self, agent: str, record_type: type[T], scope: str = "", **handlers: Any) -> Subscription[T]:
         """A table, followed from now on; one with handlers of its own each time it is asked for."""
-        if handlers:
+        if handlers:  # create, modify, delete, synchronized, restarted
             return self.pubsub.subscription(agent, record_type, scope=scope, **handlers)
         place = agent, scope, record_type.__name__
         if place not in self._tables:
