@@ -16,7 +16,7 @@ from pillar.types.scalars import NIL_UUID
 CERT_OBJ = "cert.obj"
 # Left as they are in a name: what may stand in a URL's path, an escape that is there already, and a query.
 _URL_CHARACTERS = "/:@!$&'()*+,;=~-._%?"
-_SCHEMES = {"DsHttp": "http", "DsHttps": "https"}
+_SCHEMES = {"DsHttp": "http", "DsHttps": "https", "DsS3": "https", "DsAzureBlob": "https", "DsFile": "file"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def source_of(config: DownloaderConfig, objtype: str, datastore: DatastoreConfig
         region=datastore.Region,
         api_key=datastore.ApiKey,
         password=datastore.Password,
+        fqdn=datastore.Fqdn,
     )
 
 
@@ -118,7 +119,9 @@ def no_port_text(network: DeviceNetworkStatus | None, allow_non_free: bool) -> s
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine by name or number; nothing is resolved."""
+    """Whether the URL's host is this machine by name or number, or it names a file; nothing is resolved."""
+    if url.startswith("file:"):
+        return True
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

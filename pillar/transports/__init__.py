@@ -8,6 +8,7 @@ other file. Heavy libraries are imported by a transport when it is opened, never
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable
 from functools import cache
@@ -39,12 +40,14 @@ __all__ = [
     "open_transport",
 ]
 
+WEB = ("DsHttp", "DsHttps", "")  # one of these with a file:// address is a local directory
 Opener = Callable[[Source, Route, Limits], Transport]
 
 
 def open_transport(source: Source, route: Route, limits: Limits) -> Transport:
     """The transport for `source.ds_type`, not yet connected. Raises Unsupported."""
-    opener = _registered().get(source.ds_type)
+    ds_type = "DsFile" if source.ds_type in WEB and source.url.startswith("file:") else source.ds_type
+    opener = _registered().get(ds_type)
     if opener is None:
         raise Unsupported(
             f"no transport for datastore type {source.ds_type or '(empty)'}; "
@@ -62,7 +65,11 @@ def known_types() -> list[str]:
 def _registered() -> dict[str, Opener]:
     openers: dict[str, Opener] = {}
     for point in entry_points(group="pillar.transports"):
-        openers.update(point.load().TRANSPORTS)
+        try:
+            openers.update(point.load().TRANSPORTS)
+        except Exception:
+            # Somebody else's package: whatever is wrong with it, the other transports go on.
+            logging.getLogger(__name__).exception("transport %s left out: it cannot be loaded", point.value)
     for module in pkgutil.iter_modules(__path__):
         openers.update(getattr(importlib.import_module(f"{__name__}.{module.name}"), "TRANSPORTS", {}))
     return openers

@@ -5,6 +5,7 @@ transport is one small class:
 
     stat()               -> Identity               how big the object is and by what it can be recognised again
     read(start, known)   -> Stream                 its bytes from `start` to the end
+    span(start, end, known) -> Stream              only those before `end`; a transport without it is read in one stream
     abort()                                        from any thread: make a blocked call fail now
     close()
 
@@ -23,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 
 class TransportFailed(Exception):
@@ -51,6 +53,7 @@ class Source:
     region: str = ""
     api_key: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+    fqdn: str = ""  # as the datastore has it; for transports whose objects are not named by a URL
 
     def identity(self) -> str:
         """What must be equal for a part file to belong to this source. Holds no secret (login and query are out)."""
@@ -77,11 +80,16 @@ class Route:
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a transport waits, in seconds, and where it finds the device's own trust anchors."""
+    """How long a transport waits, in seconds, and where it finds the device's own trust anchor and its certificate.
+
+    `client_certificate` and `client_key` (PEM files) are shown to a TLS server that asks for them, if both exist.
+    """
 
     connect_s: float = 30.0
     stall_s: float = 60.0
     root_certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class Stream:
 class Transport(ABC):
     """One attempt at one object over one route."""
 
+    ranges: ClassVar[bool] = False  # whether `span` works; several transports may then read one object at once
+
     @abstractmethod
     def stat(self) -> Identity:
         """Ask for size and validator without reading the object. Raises TransportFailed."""
@@ -123,6 +133,14 @@ class Transport(ABC):
         With `known`, only if the object is still that one; a transport whose server cannot check that in the same
         request raises ObjectChanged or begins at 0. Raises TransportFailed.
         """
+
+    def span(self, start: int, end: int, known: Identity | None = None) -> Stream:
+        """Open the bytes from `start` to before `end`, or to the end of the object if that is less.
+
+        The identity is that of the whole object. With `known`, only if the object is still that one, else raises
+        ObjectChanged. Without it, a server that gives no ranges may answer with all of it. Raises TransportFailed.
+        """
+        raise Unsupported(f"{type(self).__name__} cannot read ranges")
 
     @abstractmethod
     def abort(self) -> None:

@@ -2,7 +2,10 @@
 
 An object is recognised by its strong ETag, else by a Last-Modified that is old enough to be trusted (RFC 9110,
 8.8.2.2). Redirects are followed, never from https to anything else, and credentials never leave their host. A
-server's certificate is checked against the system's roots and the device's own root certificate.
+server's certificate is checked against the system's roots and the device's own root certificate; a server that asks
+for one is shown the device's certificate.
+
+Object stores whose requests are signed are read the same way, see `signed`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import ipaddress
 import ssl
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from pillar.transports.base import (
@@ -39,6 +42,9 @@ COMPRESSED_BY_NATURE = (".gz", ".tgz", ".svgz", ".bz2", ".xz", ".zst", ".br", ".
 class HttpTransport(Transport):
     """One object over one route."""
 
+    ranges: ClassVar[bool] = True
+    condition: ClassVar[str] = "If-Range"  # the header that makes a range hold for one object only
+
     def __init__(self, source: Source, route: Route, limits: Limits) -> None:
         import requests  # on use: who never downloads never pays for it
 
@@ -53,13 +59,13 @@ class HttpTransport(Transport):
     def stat(self) -> Identity:
         response = self._ask("HEAD", {})
         if response.status_code != 200:
-            raise TransportFailed(_refusal(response, self._route))
+            raise TransportFailed(self._refusal(response))
         return _identity(response.headers)
 
     def read(self, start: int = 0, known: Identity | None = None) -> Stream:
         headers = {}
         if start and known is not None and known.validator:
-            headers = {"Range": f"bytes={start}-", "If-Range": known.validator}
+            headers = {"Range": f"bytes={start}-", self.condition: known.validator}
         response = self._ask("GET", headers)
         status = response.status_code
         if status == 200:
@@ -83,7 +89,30 @@ class HttpTransport(Transport):
             # It is shorter now, or another one: read it as what it is now.
             response.close()
             return self.read(0, None)
-        raise TransportFailed(_refusal(response, self._route))
+        raise TransportFailed(self._refusal(response))
+
+    def span(self, start: int, end: int, known: Identity | None = None) -> Stream:
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        if known is not None and known.validator:
+            headers[self.condition] = known.validator
+        response = self._ask("GET", headers)
+        status = response.status_code
+        if status == 206:
+            _refuse_encoding(response)
+            first, last, total = _content_range(response)
+            if first != start:
+                raise ObjectChanged(f"{shown(response.url)}: asked for the bytes from {start} on, got {first} on")
+            identity = Identity(total, _validator(response.headers))
+            return Stream(identity, first, self._chunks(response, min(last + 1, end) - first))
+        if status == 200 and known is None:
+            _refuse_encoding(response)
+            identity = _identity(response.headers)
+            return Stream(identity, 0, self._chunks(response, identity.size))
+        if status == 416 and known is None:
+            return self.read(0, None)  # an empty object has no first byte to ask for
+        if status in (200, 412, 416):
+            raise ObjectChanged(f"{shown(response.url)}: {status} to a range of the object that was {known}")
+        raise TransportFailed(self._refusal(response))
 
     def abort(self) -> None:
         self._aborted = True
@@ -109,7 +138,7 @@ class HttpTransport(Transport):
                 raise TransportFailed(f"{shown(url)}: given up")
             if response.status_code not in REDIRECTS:
                 return response
-            url = _redirected(url, response)
+            url = self._redirected(url, response)
         raise TransportFailed(f"{shown(self._url)}: more than {MAX_REDIRECTS} redirects, the last to {shown(url)}")
 
     def _send(self, method: str, url: str, headers: dict[str, str]) -> requests.Response:
@@ -127,6 +156,14 @@ class HttpTransport(Transport):
             )
         except (self._requests.RequestException, OSError, ValueError) as err:
             raise TransportFailed(f"{shown(url)}: {_reason(err)}") from err
+
+    def _redirected(self, url: str, response: requests.Response) -> str:
+        """Where the answer sends us. Raises TransportFailed if we do not go there."""
+        return redirected(url, response)
+
+    def _refusal(self, response: requests.Response) -> str:
+        """What the server said instead of the object, for a person."""
+        return refusal(response)
 
     def _proxies(self, url: str) -> dict[str, str]:
         return {} if _is_exception(urlsplit(url).hostname or "", self._route.exceptions) else dict(self._route.proxies)
@@ -192,6 +229,12 @@ def _tls(limits: Limits) -> ssl.SSLContext:
             context.load_verify_locations(cafile=limits.root_certificate)
         except (OSError, ssl.SSLError) as err:
             raise TransportFailed(f"{limits.root_certificate}: not a PEM certificate: {err}") from err
+    certificate, key = limits.client_certificate, limits.client_key
+    if certificate is not None and key is not None and certificate.exists() and key.exists():
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as err:
+            raise TransportFailed(f"{certificate}: not the PEM certificate of {key}: {err}") from err
     return context
 
 
@@ -212,7 +255,7 @@ def _without_login(source: Source) -> tuple[str, tuple[str, str] | None]:
     return source.url, auth
 
 
-def _redirected(url: str, response: requests.Response) -> str:
+def redirected(url: str, response: requests.Response) -> str:
     """Where the answer sends us. Raises TransportFailed if we do not go there."""
     location = response.headers.get("Location", "")
     try:
@@ -290,7 +333,8 @@ def _refuse_encoding(response: requests.Response) -> None:
     )
 
 
-def _refusal(response: requests.Response, route: Route) -> str:
+def refusal(response: requests.Response) -> str:
+    """Address, status and, if the server says it, when to come back."""
     retry = response.headers.get("Retry-After", "")
     later = f", asks to come back in {retry}" if retry else ""
     return f"{shown(response.url)}: {response.status_code} {response.reason or ''}".rstrip() + later
