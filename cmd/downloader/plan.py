@@ -16,7 +16,15 @@ from pillar.types.scalars import NIL_UUID
 CERT_OBJ = "cert.obj"
 # Left as they are in a name: what may stand in a URL's path, an escape that is there already, and a query.
 _URL_CHARACTERS = "/:@!$&'()*+,;=~-._%?"
-_SCHEMES = {"DsHttp": "http", "DsHttps": "https", "DsS3": "https", "DsAzureBlob": "https", "DsFile": "file"}
+_SCHEMES = {
+    "DsHttp": "http",
+    "DsHttps": "https",
+    "DsS3": "https",
+    "DsAzureBlob": "https",
+    "DsSFTP": "sftp",
+    "DsContainerRegistry": "docker",
+    "DsFile": "file",
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,10 @@ def source_of(config: DownloaderConfig, objtype: str, datastore: DatastoreConfig
 
 def _with_scheme(datastore: DatastoreConfig) -> str:
     fqdn = datastore.Fqdn.rstrip("/")
+    if datastore.DsType == "DsSFTP" and ";fingerprint=" in fqdn:
+        login, at, host = fqdn.rpartition("@")  # base64 has slashes, which would end the host part
+        head, slashes, login = login.rpartition("://")
+        fqdn = f"{head}{slashes}{login.replace('/', '_')}{at}{host}"
     scheme = _SCHEMES.get(datastore.DsType)
     return fqdn if "://" in fqdn or scheme is None else f"{scheme}://{fqdn}"
 
