@@ -93,6 +93,12 @@ class Seen:
         """The first byte asked for, 0 without Range."""
         return int(self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
 
+    @property
+    def range_end(self) -> int | None:
+        """Before which byte the range ends, None without one."""
+        last = self.headers.get("range", "").partition("-")[2]
+        return int(last) + 1 if last else None
+
 
 @dataclass
 class Object:
@@ -221,7 +227,8 @@ class _FaultHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _send_object(self, thing: Object, fault: Fault, seen: Seen, start: int, status: int) -> None:
-        body = thing.content[start:]
+        end = min(seen.range_end or len(thing.content), len(thing.content)) if status == 206 else len(thing.content)
+        body = memoryview(thing.content)[start:end]
         headers = {"Content-Length": str(len(body)), "Content-Type": "application/octet-stream"}
         if thing.etag:
             headers["ETag"] = thing.etag
@@ -229,9 +236,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
             headers["Last-Modified"] = thing.last_modified
         if status == 206 or fault.content_range:
             status = 206
-            headers["Content-Range"] = (
-                fault.content_range or f"bytes {start}-{len(thing.content) - 1}/{len(thing.content)}"
-            )
+            headers["Content-Range"] = fault.content_range or f"bytes {start}-{end - 1}/{len(thing.content)}"
         if fault.chunked:
             headers["Content-Length"], headers["Transfer-Encoding"] = "", "chunked"
         if fault.no_length or fault.endless:
@@ -251,7 +256,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True  # the client went away: often just what the test is about
 
-    def _send_body(self, body: bytes, fault: Fault, seen: Seen) -> None:
+    def _send_body(self, body: memoryview, fault: Fault, seen: Seen) -> None:
         at = 0
         stops = sorted(stop for stop in (fault.cut_after, fault.hold_after) if stop is not None)
         while at < len(body) or fault.endless:

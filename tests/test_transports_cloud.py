@@ -310,3 +310,17 @@ def test_nothing_outside_the_directory_and_no_special_file_is_read(tmp_path: Pat
     for name, why in (("fifo", "not a regular file"), ("none", "No such file"), ("", "not a regular file")):
         with pytest.raises(TransportFailed, match=why):
             fetch(file_source(store, name), tmp_path / "a")
+
+
+# ---- several streams
+
+
+def test_large_objects_come_in_several_streams_from_every_store(s3: Radosgw | Moto, azurite: Azurite, tmp_path: Path):
+    big = CONTENT * 7
+    sha = hashlib.sha256(big).hexdigest()
+    s3_client(s3).put_object(Bucket="images", Key="big", Body=big)
+    put_blob(azurite, "big", big)
+    (tmp_path / "big").write_bytes(big)
+    for number, source in enumerate((s3_source(s3, "big"), azure_source(azurite, "big"), file_source(tmp_path, "big"))):
+        target = tmp_path / str(number)
+        assert fetch(source, target, streams=4) == Fetched(len(big), sha, len(big), 0)

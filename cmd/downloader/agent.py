@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from functools import partial
 
@@ -28,6 +29,8 @@ from pillar.imagestore import ImageStore, name_problem
 from pillar.keyqueue import KeyQueue
 from pillar.pubsub import Publication, Subscription
 from pillar.transports import Limits, partfile
+from pillar.transports.fetch import STREAMS
+from pillar.transports.throttle import Throttle
 from pillar.types.common import kib
 from pillar.types.downloader import (
     DatastoreConfig,
@@ -48,6 +51,7 @@ DATASTORE_PATIENCE_S = 5.0  # a datastore usually comes right before the objects
 FULL_RETRY_S = 10  # a full disk is looked at again at the latest after this
 GLOBAL = "global"
 TELL_SPACE_S = 1.0
+LARGE_BYTES = 32 * 1024 * 1024  # by what the config says; smaller objects come in one stream
 
 Result = Done | Failed | WrongContent
 Event = Result | Progress
@@ -58,7 +62,14 @@ class Downloader(Agent):
 
     name = "downloader"
 
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--limit-rate", type=int, default=0, metavar="N", help="bytes a second, all downloads together; 0: no cap"
+        )
+
     def start(self) -> None:
+        self.throttle = Throttle(self.options.limit_rate)
         self.queue = KeyQueue(self.loop, self.step, self.log)
         self.workers = Workers(self.loop, AT_ONCE)
         self.stores = {objtype: ImageStore(self.where, objtype) for objtype in OWNERS}
@@ -156,8 +167,7 @@ class Downloader(Agent):
         planned = self._wait_for_datastore(key, plan(config, objtype, datastore, self.network.get(GLOBAL)), status)
         self._note_attempt(key, planned, event)
         store = self.stores[objtype]
-        part = partfile.part_path(store.pending_file(config.ImageSha256, safename))
-        part_kib = kib(part.stat().st_size) if part.exists() else 0
+        part_kib = kib(partfile.on_disk(store.pending_file(config.ImageSha256, safename)))
         return Facts(
             now=now(),
             objtype=objtype,
@@ -269,8 +279,14 @@ class Downloader(Agent):
             self.stores[objtype].pending_file(config.ImageSha256, safename),
             config.ImageSha256,
             work.limit,
-            Limits(root_certificate=self.where.config / "root-certificate.pem"),
+            Limits(
+                root_certificate=self.where.config / "root-certificate.pem",
+                client_certificate=self.where.config / "device.cert.pem",
+                client_key=self.where.config / "device.key.pem",
+            ),
             tell,
+            self.throttle,
+            STREAMS if config.Size >= LARGE_BYTES else 1,
         )
         if self.workers.submit(key, download.run, partial(self._ended, key)):
             self.running[key] = work
@@ -376,9 +392,8 @@ class Downloader(Agent):
         for objtype, statuses in self.statuses.items():
             for safename, status in statuses.items().items():
                 if status.ReservedSpace and f"{objtype}/{safename}" != without:
-                    part = partfile.part_path(self.stores[objtype].pending_file(status.ImageSha256, safename))
-                    on_disk = kib(part.stat().st_size) if part.exists() else 0
-                    reservations.append(space.Reservation(status.ReservedSpace, on_disk))
+                    target = self.stores[objtype].pending_file(status.ImageSha256, safename)
+                    reservations.append(space.Reservation(status.ReservedSpace, kib(partfile.on_disk(target))))
         used = space.used_kib(self.where.persist / "downloads")
         return space.tally(limit or space.default_max_kib(self.where.persist), used, reservations)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pillar.transports.partfile import part_path
+from pillar.transports.partfile import every_part, is_part
 from pillar.types.common import kib
 from pillar.types.downloader import GlobalDownloadStatus
 
@@ -34,7 +34,7 @@ def tally(max_space: int, used: int, reservations: Iterable[Reservation]) -> Glo
 
 
 def used_kib(directory: Path) -> int:
-    """Size of every file below, each rounded up. What vanishes while it is counted does not count."""
+    """Size of every file below, each rounded up, part files without their gaps. What vanishes meanwhile counts not."""
     total = 0
     waiting = [directory]
     while waiting:
@@ -44,7 +44,10 @@ def used_kib(directory: Path) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(Path(entry.path))
                     elif entry.is_file(follow_symlinks=False):
-                        total += kib(entry.stat(follow_symlinks=False).st_size)
+                        status = entry.stat(follow_symlinks=False)
+                        total += kib(
+                            min(status.st_size, status.st_blocks * 512) if is_part(entry.name) else status.st_size
+                        )
         except FileNotFoundError:
             continue
     return total
@@ -62,8 +65,7 @@ def sweep(pending: Path, wanted: Iterable[tuple[str, str]]) -> list[Path]:
     names: set[str] = set()
     digests: set[str] = set()
     for safename, sha256 in wanted:
-        part = part_path(Path(safename)).name
-        names |= {safename, part, f"{part}.json", f"{part}.json.new"}
+        names |= {safename, *(path.name for path in every_part(Path(safename)))}
         digests.add(sha256)
     removed = []
     for path in sorted(pending.glob("**/*"), reverse=True):  # a directory after what is in it

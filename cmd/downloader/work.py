@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pillar.cmd.downloader.decide import Done, Failed, WrongContent
 from pillar.cmd.downloader.plan import Plan
-from pillar.transports import Limits, Route, Transport, TransportFailed, Unsupported, open_transport
+from pillar.transports import Limits, Route, TransportFailed, Unsupported, open_transport
 from pillar.transports.fetch import Fetch, TooLarge
 from pillar.transports.partfile import DiskFull
+from pillar.transports.throttle import Throttle
 from pillar.workers import Cancel
 
 TELL_EVERY_S = 1.0
@@ -30,7 +31,9 @@ class Download:
     limit: int
     limits: Limits
     tell: Callable[[int, int | None], None]  # bytes so far and in all; at most once a second
-    _transport: Transport | None = field(default=None, init=False)
+    throttle: Throttle = field(default_factory=lambda: Throttle(0))
+    streams: int = 1
+    _fetch: Fetch | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _aborted: bool = field(default=False, init=False)
     _told: float = field(default_factory=time.monotonic, init=False)
@@ -59,29 +62,27 @@ class Download:
         """Make a blocked read fail now."""
         with self._lock:
             self._aborted = True
-            transport = self._transport
-        if transport is not None:
-            transport.abort()
+            fetch = self._fetch
+        if fetch is not None:
+            fetch.abort()
 
     def _over(self, route: Route, cancel: Cancel) -> Done:
-        def opener() -> Transport:
-            transport = open_transport(self.plan.source, route, self.limits)
-            with self._lock:
-                self._transport = transport
-                aborted = self._aborted
-            if aborted:
-                transport.abort()
-            return transport
-
         fetch = Fetch(
-            opener,
+            lambda: open_transport(self.plan.source, route, self.limits),
             self.plan.source,
             self.target,
             expect_sha256=self.sha256,
             limit=self.limit,
             check=cancel.raise_if_set,
             progress=self._progress,
+            streams=self.streams,
+            throttle=self.throttle,
         )
+        with self._lock:
+            self._fetch = fetch
+            aborted = self._aborted
+        if aborted:
+            fetch.abort()
         return Done(fetch.run().size)
 
     def _progress(self, done: int, size: int | None) -> None:

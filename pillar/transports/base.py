@@ -109,12 +109,14 @@ class Stream:
     """The bytes of an object from `start` to its end.
 
     `start` is what the server delivers, which is 0 when it would not or could not go on where it was asked to;
-    `chunks` raises TransportFailed when the bytes end early and the transport can tell.
+    `chunks` raises TransportFailed when the bytes end early and the transport can tell. A span ends before byte `end`;
+    None: it is the rest of the object.
     """
 
     identity: Identity
     start: int
     chunks: Iterator[bytes]
+    end: int | None = None
 
 
 class Transport(ABC):

@@ -47,7 +47,8 @@ class FileTransport(Transport):
         assert identity.size is not None
         if known is not None and known.validator != identity.validator:
             raise ObjectChanged(f"{self._path}: was written to meanwhile")
-        return Stream(identity, start, self._chunks(start, min(end, identity.size), identity))
+        end = min(end, identity.size)
+        return Stream(identity, start, self._chunks(start, end, identity), end)
 
     def abort(self) -> None:
         self._aborted = True

@@ -15,6 +15,7 @@ import ipaddress
 import ssl
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -103,7 +104,8 @@ class HttpTransport(Transport):
             if first != start:
                 raise ObjectChanged(f"{shown(response.url)}: asked for the bytes from {start} on, got {first} on")
             identity = Identity(total, _validator(response.headers))
-            return Stream(identity, first, self._chunks(response, min(last + 1, end) - first))
+            end = min(last + 1, end)
+            return Stream(identity, first, self._chunks(response, end - first), end)
         if status == 200 and known is None:
             _refuse_encoding(response)
             identity = _identity(response.headers)
@@ -224,6 +226,8 @@ def _connection_arguments(route: Route, limits: Limits) -> dict[str, Any]:
 
 def _tls(limits: Limits) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    # A body without length ends when the connection does. TLS tells an end from a cut; by default Python does not.
+    context.wrap_socket = partial(context.wrap_socket, suppress_ragged_eofs=False)  # type: ignore[method-assign]
     if limits.root_certificate is not None and limits.root_certificate.exists():
         try:
             context.load_verify_locations(cafile=limits.root_certificate)
@@ -354,6 +358,8 @@ def _reason(err: BaseException) -> str:
     missing = getattr(err, "expected", None)  # urllib3's and http.client's IncompleteRead
     if isinstance(missing, int):
         return f"the connection was closed {missing} bytes before the end"
+    if hasattr(err, "partial"):  # without a number: a chunk's length that is none, or none at all
+        return "the answer broke off before its end"
     text = " ".join(str(err).split())
     text = text.rpartition(": ")[2] if text.startswith("HTTP") else text
     return text or type(err).__name__

@@ -5,6 +5,9 @@ size, validator. After `kill -9` the kernel still holds every byte that was writ
 counts. After a power cut a file system may show a length whose bytes never reached the disk; so the record also
 names the boot, and in another boot only the prefix that was synced counts. The sha256 of that prefix is recorded
 too: a resume reads the prefix anyway (to hash it), and a prefix that is not what was written is thrown away.
+
+When several streams fill the part, `<name>.part.spans` says which bytes are there (see `pieces`); the hash follows the
+beginning that is without a gap.
 """
 
 from __future__ import annotations
@@ -15,23 +18,16 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from pillar.transports.base import Identity
+from pillar.transports.follower import Follower
+from pillar.transports.pieces import Pieces
 
 SYNC_EVERY_BYTES = 32 * 1024 * 1024  # what a power cut, not a kill, may cost
 READ_BYTES = 1024 * 1024
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class Hash(Protocol):
-    """The part of hashlib's objects that is used here."""
-
-    def update(self, data: bytes | memoryview, /) -> None: ...
-    def hexdigest(self) -> str: ...
-    def copy(self) -> Hash: ...
 
 
 class DiskFull(Exception):
@@ -47,6 +43,7 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
     synced: int = 0  # bytes that certainly reached the disk
     synced_sha256: str = ""  # of these bytes
     boot: str = ""  # in which boot; in this one every byte of the file counts
+    piece: int = 0  # bytes; when not 0, only what the spans file counts is there
 
 
 class PartFile:
@@ -55,65 +52,102 @@ class PartFile:
     def __init__(self, target: Path) -> None:
         self.path = part_path(target)
         self.record_path = self.path.with_name(self.path.name + ".json")
-        self.length = 0
-        self.hash: Hash = hashlib.sha256()
+        self.spans_path = self.path.with_name(self.path.name + ".spans")
+        self.length = 0  # bytes that are there without a gap from the beginning
         self.record: PartRecord | None = None
+        self.pieces: Pieces | None = None
+        self._synced_at = 0  # the length when sync was last called; the hash may not have come so far
         self._fd = -1
+        self._follower = Follower(-1)
 
     def open(self, source: str, check: Callable[[], None] = lambda: None) -> Identity | None:
         """Take up what is there of `source`, or begin with nothing.
 
-        Returns the object's identity when at least its beginning is here; `length` and `hash` then tell of it.
+        Returns the object's identity when at least its beginning is here; `length` and `pieces` then tell of it.
         `check` is called after every block that is read back and may raise. Raises OSError.
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._follower = Follower(self._fd)
         record = self._read_record()
         if record is None or record.source != source:
             self.restart()
             return None
         same_boot = record.boot != "" and record.boot == boot_id()
-        usable = os.fstat(self._fd).st_size if same_boot else record.synced
+        there = os.fstat(self._fd).st_size
+        if record.piece and record.size is not None:
+            self.pieces = Pieces(self.spans_path, record.size, record.piece)
+            there = max(record.synced, min(there, self.pieces.whole))
+        usable = there if same_boot else record.synced
         longer_than_it_can_be = record.size is not None and usable > record.size
         if longer_than_it_can_be or (not record.validator and usable != record.size):
             self.restart()  # nothing could tell whether the rest belongs to this beginning
             return None
         self.record = record
+        self._synced_at = record.synced
         if not self._rehash(usable, record, check):
             self.restart()
             return None
-        os.ftruncate(self._fd, self.length)
+        if self.pieces is None:
+            os.ftruncate(self._fd, self.length)
+        elif not same_boot:
+            self.pieces.forget_from(self.length)
+            os.ftruncate(self._fd, self.length)
         return Identity(record.size, record.validator)
 
-    def begin(self, source: str, identity: Identity) -> None:
-        """Start over: `source` is now the object `identity`. Its record is on disk first. Raises DiskFull, OSError."""
+    def begin(self, source: str, identity: Identity, piece: int = 0) -> None:
+        """Start over: `source` is now the object `identity`. Its record is on disk first. Raises DiskFull, OSError.
+
+        With `piece`, in bytes, the object of known size is filled by `write_at`, in pieces of that size.
+        """
         self.restart()
-        self.record = PartRecord(source=source, size=identity.size, validator=identity.validator, boot=boot_id())
+        self.record = PartRecord(
+            source=source, size=identity.size, validator=identity.validator, boot=boot_id(), piece=piece
+        )
+        if piece and identity.size is not None:
+            self.pieces = Pieces(self.spans_path, identity.size, piece)
         self._write_record()
 
     def append(self, chunk: bytes) -> None:
-        """Write and hash the next bytes. Raises DiskFull; the bytes before them stay."""
+        """Write the next bytes. Raises DiskFull; the bytes before them stay."""
+        self.write_at(chunk, self.length)
+        self.length += len(chunk)
+        self.follow()
+
+    def write_at(self, chunk: bytes, at: int) -> None:
+        """Write bytes that stand at `at` in the object; from any thread. Raises DiskFull, OSError."""
         view = memoryview(chunk)
         while view:
             try:
-                written = os.pwrite(self._fd, view, self.length)
+                written = os.pwrite(self._fd, view, at)
             except OSError as err:
                 raise_if_full(err, self.path)
                 raise
-            self.hash.update(view[:written])
-            self.length += written
+            at += written
             view = view[written:]
-        if self.record is not None and self.length - self.record.synced >= SYNC_EVERY_BYTES:
+
+    def follow(self) -> None:
+        """Hash what has come without a gap, and sync now and then. Raises DiskFull, OSError."""
+        if self.pieces is not None:
+            self.length = self.pieces.whole
+        self._follower.advance(self.length)
+        if self.length - self._synced_at >= SYNC_EVERY_BYTES:
             self.sync()
 
+    def digest(self) -> str:
+        """The sha256 of everything, which has to be complete. Raises OSError."""
+        return self._follower.digest(self.length)
+
     def sync(self) -> None:
-        """Put what was written so far on the disk and record that it is there. Raises DiskFull, OSError."""
+        """Put what was written so far on the disk and record what of it is hashed. Raises DiskFull, OSError."""
         if self.record is None:
             return
+        self._synced_at = self.length
+        synced, digest = self._follower.so_far()
         try:
             os.fdatasync(self._fd)
             self.record = msgspec.structs.replace(
-                self.record, synced=self.length, synced_sha256=self.hash.hexdigest(), boot=boot_id()
+                self.record, synced=synced, synced_sha256=digest if synced else "", boot=boot_id()
             )
             self._write_record()
         except OSError as err:
@@ -130,16 +164,25 @@ class PartFile:
         self.path.replace(target)
         sync_directory(target.parent)
         self.record_path.unlink(missing_ok=True)
+        self.spans_path.unlink(missing_ok=True)
 
     def restart(self) -> None:
         """Forget what was there."""
+        self._follower.close()
+        if self.pieces is not None:
+            self.pieces.close()
+            self.pieces = None
+        self.spans_path.unlink(missing_ok=True)  # before the bytes it counts
         os.ftruncate(self._fd, 0)
-        self.length = 0
-        self.hash = hashlib.sha256()
+        self.length = self._synced_at = 0
         self.record = None
+        self._follower = Follower(self._fd)
 
     def close(self) -> None:
         """Let go of the file; what was written stays."""
+        self._follower.close()
+        if self.pieces is not None:
+            self.pieces.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -148,12 +191,11 @@ class PartFile:
         """Read the first `usable` bytes back. False: they are not the bytes that were written."""
         while self.length < usable:
             stop = record.synced if self.length < record.synced else usable
-            block = os.pread(self._fd, min(READ_BYTES, min(stop, usable) - self.length), self.length)
-            if not block:
+            try:
+                self.length = self._follower.catch_up(min(self.length + READ_BYTES, stop, usable))
+            except EOFError:
                 return False
-            self.hash.update(block)
-            self.length += len(block)
-            if self.length == record.synced and self.hash.hexdigest() != record.synced_sha256:
+            if self.length == record.synced and self._follower.so_far()[1] != record.synced_sha256:
                 return False
             check()
         return True
@@ -192,14 +234,28 @@ def part_path(target: Path) -> Path:
 
 def is_part(name: str) -> bool:
     """Whether a file of this name belongs to an incomplete download."""
-    return name.endswith((".part", ".part.json", ".part.json.new"))
+    return name.endswith((".part", ".part.json", ".part.json.new", ".part.spans"))
 
 
 def discard(target: Path) -> None:
     """Remove what there is of an incomplete `target`. Raises OSError."""
-    part = part_path(target)
-    for path in (part, part.with_name(part.name + ".json"), part.with_name(part.name + ".json.new")):
+    for path in every_part(target):
         path.unlink(missing_ok=True)
+
+
+def every_part(target: Path) -> list[Path]:
+    """All files that may stand beside an incomplete `target`."""
+    part = part_path(target)
+    return [part.with_name(part.name + suffix) for suffix in (".spans", "", ".json", ".json.new")]
+
+
+def on_disk(target: Path) -> int:
+    """How many bytes of the disk the part file of `target` takes; 0 when there is none. Gaps do not count."""
+    try:
+        status = part_path(target).stat()
+    except FileNotFoundError:
+        return 0
+    return min(status.st_size, status.st_blocks * 512)
 
 
 def sync_directory(directory: Path) -> None:
