@@ -13,7 +13,7 @@ from pillar.cmd.downloader.decide import Done, Failed, WrongContent
 from pillar.cmd.downloader.plan import Plan
 from pillar.transports import Limits, Route, TransportFailed, Unsupported, open_transport
 from pillar.transports.fetch import Fetch, TooLarge
-from pillar.transports.partfile import DiskFull
+from pillar.transports.partfile import DiskFull, PartBusy
 from pillar.transports.throttle import Throttle
 from pillar.workers import Cancel
 
@@ -49,6 +49,8 @@ class Download:
                 return Failed(str(err))  # another way there would not help
             except DiskFull as err:
                 return Failed(str(err), full=True)
+            except PartBusy as err:
+                return Failed(str(err))
             except TransportFailed as err:
                 tried.append(f"{route}: {err}" if len(self.plan.routes) > 1 or route.address else str(err))
             except OSError as err:

@@ -45,6 +45,7 @@ COMMANDS: Final = {
     "watch": Command(_LOOK, "follow tables live, field by field", "pillar.command.watch"),
     "deploy": Command(_DEPLOY, "hand a device config to zedagent", "pillar.command.deploy"),
     "undeploy": Command(_DEPLOY, "take an app, or everything, out of the device config", "pillar.command.undeploy"),
+    "download": Command(_DEPLOY, "fetch one object with the downloader's engine", "pillar.command.download"),
     "bench": Command(_MEASURE, "measure speed and size against floors of the same run", "pillar.command.bench"),
 }
 

@@ -40,6 +40,10 @@ class TooLarge(TransportFailed):
     """The object is larger than what may be stored."""
 
 
+class WrongContent(TransportFailed):
+    """The object is whole and is not the one that was asked for."""
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What came of it. `received` is what crossed the network this time, `resumed` what was there already, in bytes."""
@@ -56,7 +60,8 @@ class Fetch:
 
     `limit` is how many bytes the object may have, None for no limit. `progress(done, size)` is told after every chunk
     (of several streams: every moment), on the calling thread. `expect_sha256` only decides whether a *resumed* file
-    that hashes to something else is fetched once more from the beginning; judging a fresh one is the verifier's part.
+    that hashes to something else is fetched once more from the beginning; judging a fresh one is the verifier's part,
+    unless `strict`: then nothing else than that sha256 is put in place.
     `streams` is how many connections a large object may have at once.
     """
 
@@ -64,6 +69,7 @@ class Fetch:
     source: Source
     target: Path
     expect_sha256: str = ""
+    strict: bool = False
     limit: int | None = None
     check: Callable[[], None] = lambda: None
     progress: Callable[[int, int | None], None] = lambda done, size: None
@@ -79,7 +85,8 @@ class Fetch:
     def run(self) -> Fetched:
         """Fetch, and return when the target stands and is on disk.
 
-        Raises TransportFailed, partfile.DiskFull, OSError, or what `check` raised; the part then stays.
+        Raises TransportFailed, partfile.DiskFull, partfile.PartBusy, OSError, or what `check` raised; the part then
+        stays, except for WrongContent.
         """
         part = partfile.PartFile(self.target)
         try:
@@ -95,6 +102,9 @@ class Fetch:
                 part.restart()
                 self._transfer(part, None)
                 digest = part.digest()
+            if self.strict and digest != self.expect_sha256.lower():
+                partfile.discard(self.target)
+                raise WrongContent(f"the sha256 of what came is {digest}, asked for was {self.expect_sha256.lower()}")
             part.place(self.target)
             return Fetched(part.length, digest, self.received, max(0, min(resumed, part.length)))
         finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 from collections.abc import Callable
@@ -32,6 +33,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 class DiskFull(Exception):
     """The disk has no room for the next bytes; what was written before them stays for a resume."""
+
+
+class PartBusy(Exception):
+    """Another process is filling this part file."""
 
 
 class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,10 +69,10 @@ class PartFile:
         """Take up what is there of `source`, or begin with nothing.
 
         Returns the object's identity when at least its beginning is here; `length` and `pieces` then tell of it.
-        `check` is called after every block that is read back and may raise. Raises OSError.
+        `check` is called after every block that is read back and may raise. Raises PartBusy, OSError.
         """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        self._fd = self._open_locked()
         self._follower = Follower(self._fd)
         record = self._read_record()
         if record is None or record.source != source:
@@ -186,6 +191,20 @@ class PartFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _open_locked(self) -> int:
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(self.path)):
+                    return fd
+            except FileNotFoundError:
+                pass  # its owner has just put it in place or thrown it away: what we hold is not the part any more
+            except BlockingIOError as err:
+                os.close(fd)
+                raise PartBusy(f"{self.path}: another process is fetching this") from err
+            os.close(fd)
 
     def _rehash(self, usable: int, record: PartRecord, check: Callable[[], None]) -> bool:
         """Read the first `usable` bytes back. False: they are not the bytes that were written."""
