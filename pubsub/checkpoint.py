@@ -15,7 +15,10 @@ flushes the content before the rename and the directory behind it, so the name i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
+import time
 from collections.abc import Iterator
 
 from pillar.pubsub import lock
@@ -33,11 +36,15 @@ _BAK = ".bak"
 class Checkpoint:
     """A table's directory, opened and locked. Methods raise OSError when the file system refuses.
 
+    `group` is the number of the group that may read the table, None for its owner alone.
     Raises TableHeld when another process publishes the table.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, group: int | None = None) -> None:
         self.table = table
+        self.batching = False  # names are flushed by `flush`, not by each change
+        self._unflushed = False
+        self._group = group
         self._directory = self._staging = self._lock = -1
         try:
             self._directory = _make_directory(table)
@@ -46,6 +53,10 @@ class Checkpoint:
                 os.mkdir(STAGING, 0o700, dir_fd=self._directory)
             self._staging = os.open(STAGING, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._directory)
             self._sweep()
+            if group is not None:
+                self._open_to_group(group)
+            if table.persistent:
+                _flush_way_to(table)
         except BaseException:
             self.close()
             raise
@@ -58,9 +69,13 @@ class Checkpoint:
         self._directory = self._staging = self._lock = -1
 
     def stands_at_its_path(self) -> bool:
-        """Whether the table's path still leads to this directory."""
+        """Whether the table's path still leads to this directory, with its lock and staging directory in it."""
         try:
-            return os.path.samestat(os.stat(self.table.path), os.fstat(self._directory))
+            return (
+                os.path.samestat(os.stat(self.table.path), os.fstat(self._directory))
+                and os.path.samestat(os.stat(STAGING, dir_fd=self._directory), os.fstat(self._staging))
+                and lock.still_there(self._directory, self._lock)
+            )
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -82,15 +97,20 @@ class Checkpoint:
         return read_file(self._directory, key + SUFFIX + _BAK)
 
     def write(self, key: str, data: bytes) -> None:
-        """Put a record in place. In a persistent table it is on the disk when this returns."""
+        """Put a record in place; in a persistent table it is then on the disk, or within a batch after `flush`."""
         name = key + SUFFIX
         durable = self.table.persistent
         self._stage(data, flush=durable)
         if durable:
             self._back_up(name)
         os.rename(_RECORD, name, src_dir_fd=self._staging, dst_dir_fd=self._directory)
-        if durable:
+        self._name_changed()
+
+    def flush(self) -> None:
+        """Have every name on the disk; nothing to do when each change has seen to that itself."""
+        if self._unflushed:
             os.fsync(self._directory)
+            self._unflushed = False
 
     def remove(self, key: str) -> None:
         """Take a record away; a file that is gone already is fine.
@@ -104,15 +124,20 @@ class Checkpoint:
                 os.fsync(self._directory)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(key + SUFFIX, dir_fd=self._directory)
-        if self.table.persistent:
-            os.fsync(self._directory)
+        self._name_changed()
 
     def quarantine(self, name: str) -> str:
         """Move a file that is no record of ours out of the table; returns where it went, below the table."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(QUARANTINE, 0o700, dir_fd=self._directory)
-        target = f"{QUARANTINE}/{name}"
-        os.rename(name, target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        target = f"{QUARANTINE}/{os.path.basename(name)}"
+        try:
+            os.rename(name, target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except OSError as err:
+            if err.errno not in (errno.EISDIR, errno.ENOTDIR, errno.ENOTEMPTY):
+                raise
+            target += f".{time.time_ns()}"  # a directory stands in the way of a file, or the other way round
+            os.rename(name, target, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         return target
 
     def read_restarted(self) -> int:
@@ -127,8 +152,13 @@ class Checkpoint:
         else:
             self._stage(str(counter).encode(), flush=self.table.persistent)
             os.rename(_RECORD, RESTARTED, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+        self._name_changed()
+
+    def _name_changed(self) -> None:
         if self.table.persistent:
-            os.fsync(self._directory)
+            self._unflushed = True
+            if not self.batching:
+                self.flush()
 
     def _stage(self, data: bytes, *, flush: bool) -> None:
         fd = os.open(_RECORD, _NEW_FILE, 0o600, dir_fd=self._staging)
@@ -136,6 +166,8 @@ class Checkpoint:
             written = os.write(fd, data)
             while written < len(data):  # a nearly full disk takes what it can before it says ENOSPC
                 written += os.write(fd, data[written:])
+            if self._group is not None:
+                _open_to(fd, self._group, 0o640)
             if flush:
                 os.fsync(fd)
         finally:
@@ -157,7 +189,28 @@ class Checkpoint:
     def _sweep(self) -> None:
         """Remove what a killed publisher left in the staging directory. Only the lock's holder may."""
         for name in os.listdir(self._staging):
-            os.unlink(name, dir_fd=self._staging)
+            try:
+                os.unlink(name, dir_fd=self._staging)
+            except IsADirectoryError:  # none of ours
+                self.quarantine(f"{STAGING}/{name}")
+
+    def _open_to_group(self, group: int) -> None:
+        """Let the group read what is there and pass through the directories above, the agent's own (0711)."""
+        _open_to(self._directory, group, 0o750)
+        for name in os.listdir(self._directory):
+            if key_of(name.removesuffix(_BAK)) is None and name != RESTARTED:
+                continue
+            status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory)
+                try:
+                    _open_to(fd, group, 0o640)
+                finally:
+                    os.close(fd)
+        above = self.table.path
+        for _ in self.table.name.split("/")[1:]:
+            above = os.path.dirname(above)
+            os.chmod(above, stat.S_IMODE(os.stat(above).st_mode) | 0o711)
 
 
 def read_restarted(directory: int) -> int:
@@ -176,25 +229,33 @@ def read_restarted(directory: int) -> int:
 
 def _make_directory(table: Table) -> int:
     """Open the table's directory, making what is missing on the way: shared levels 0755, the agent's own 0700."""
-    made = []
     path = table.root
     os.makedirs(path, exist_ok=True)
     for part, mode in [(p, 0o755) for p in os.path.relpath(table.base, table.root).split("/")] + [
         (p, 0o700) for p in table.name.split("/")
     ]:
-        parent, path = path, os.path.join(path, part)
+        path = os.path.join(path, part)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode)
-            made.append(parent)
-    if table.persistent:
-        for parent in made:  # a new directory's name must be as durable as what will be published in it
-            _flush_directory(parent)
     return os.open(table.path, _DIRECTORY)
 
 
-def _flush_directory(path: str) -> None:
-    fd = os.open(path, _DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _flush_way_to(table: Table) -> None:
+    """Have the names on the way to the table and those in it on the disk.
+
+    Also those that were there already: a publisher that was killed may not have come to flushing them, and
+    what this one loads counts as published.
+    """
+    path = table.root
+    for part in ("", *os.path.relpath(table.path, path).split("/")):
+        path = os.path.join(path, part)
+        fd = os.open(path, _DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _open_to(fd: int, group: int, mode: int) -> None:
+    os.fchown(fd, -1, group)
+    os.fchmod(fd, mode)

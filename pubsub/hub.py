@@ -28,6 +28,7 @@ from pillar.pubsub.codec import decode as decode_record
 from pillar.pubsub.errors import BadName, BadRecord
 from pillar.pubsub.folder import Folder
 from pillar.pubsub.inotify import Inotify
+from pillar.pubsub.ledger import Ledger
 from pillar.pubsub.names import table as name_table
 from pillar.pubsub.publication import Publication
 from pillar.pubsub.records import MAX_RECORD_BYTES
@@ -37,6 +38,7 @@ T = TypeVar("T")
 
 # EVE re-lists every 3 to 10 minutes, at random so that the agents of a device do not do it together.
 RELIST_SECONDS = (180.0, 600.0)
+BLIND_SECONDS = 3.0  # while the kernel refuses a watch, listing stands in for events
 RETRY_SECONDS = 1.0  # after an error of the machine (no descriptors, a failing disk)
 _SLICE = 64  # names looked at before the next subscription has its turn
 
@@ -46,8 +48,8 @@ class PubSub:
 
     `root` is where `/run` and `/persist` stand; `agent` is who publishes here (may stay empty for a mere reader, or to
     publish global tables); `relist_seconds` is the range of the slow re-list, the seat belt for what gives no event;
-    records above `max_record_bytes` are refused by readers.
-    Raises WatchFailed when the kernel grants no inotify descriptor.
+    records above `max_record_bytes` are refused by readers. Where the kernel refuses inotify (a limit is reached),
+    the log names the sysctl and the tables are listed every few seconds instead.
     """
 
     def __init__(
@@ -78,16 +80,24 @@ class PubSub:
     # Opening tables.
 
     def publication(
-        self, record_type: type[T], *, scope: str = "", persistent: bool = False, agent: str | None = None
+        self,
+        record_type: type[T],
+        *,
+        scope: str = "",
+        persistent: bool = False,
+        agent: str | None = None,
+        group: str | int | None = None,
     ) -> Publication[T]:
         """Publish the table of this type's topic, loading what is there.
 
         `agent` is for the empty agent, "": the global table of that topic; left out, it is this PubSub's own.
-        Raises BadName, and TableHeld with the pid of the process that publishes it already.
+        `group`, a name or number, may read the table (directory 0750, files 0640, the agent's directory 0711); without
+        one only its owner may (0700, 0600). Raises BadName, TableHeld with the pid of the process that publishes it
+        already, and PublishFailed when the file system refuses.
         """
         owner = self.agent if agent is None else agent
         table = name_table(self.root, owner, scope, record_type.__name__, persistent=persistent)
-        publication = Publication(table, record_type, self._inotify, self)
+        publication = Publication(table, record_type, self._inotify, self, _group_number(group))
         self._publications.append(publication)
         return publication
 
@@ -104,6 +114,7 @@ class PubSub:
         delete: Callable[[str, T], None] | None = ...,
         synchronized: Callable[[], None] | None = ...,
         restarted: Callable[[int], None] | None = ...,
+        durable: str = ...,
     ) -> Subscription[T]: ...
 
     @overload
@@ -120,6 +131,7 @@ class PubSub:
         delete: Callable[[str, dict[str, Any]], None] | None = ...,
         synchronized: Callable[[], None] | None = ...,
         restarted: Callable[[int], None] | None = ...,
+        durable: str = ...,
     ) -> Subscription[dict[str, Any]]: ...
 
     def subscription(
@@ -135,6 +147,7 @@ class PubSub:
         delete: Callable[[str, Any], None] | None = None,
         synchronized: Callable[[], None] | None = None,
         restarted: Callable[[int], None] | None = None,
+        durable: str = "",
     ) -> Subscription[Any]:
         """Follow the table of `agent` (the empty agent: the global table) that holds this type's topic.
 
@@ -145,7 +158,12 @@ class PubSub:
         A handler that raises is logged; the others go on. A table that does not exist yet is waited for; a
         reader creates nothing.
 
-        With `record_type` None and a `topic`, records come as plain JSON objects. Raises BadName.
+        With a name in `durable`, what the handlers have finished is remembered in this agent's own directory
+        (see pubsub/ledger.py): after a restart only what differs from that is told, deletes included; a
+        handler that raised, and the one that a kill interrupted, are run again. One process at a time may use a name.
+
+        With `record_type` None and a `topic`, records come as plain JSON objects. Raises BadName, and for a durable
+        subscription TableHeld, or OSError when its ledger cannot be opened.
         """
         if record_type is None:
             decode: Callable[[bytes], Any] = _decode_object
@@ -157,7 +175,8 @@ class PubSub:
 
         table = name_table(self.root, agent, scope, topic, persistent=persistent)
         handlers = Handlers(create, modify, delete, synchronized, restarted)
-        subscription = Subscription(table, decode, self._inotify, self, handlers)
+        ledger = Ledger(table, self.agent, durable) if durable else None
+        subscription = Subscription(table, decode, self._inotify, self, handlers, ledger)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -186,6 +205,8 @@ class PubSub:
         """Seconds until `process` wants to be called although nothing happened; 0 when it has work left."""
         if self._has_work():
             return 0.0
+        if self._inotify.blind:
+            self._relist_within(BLIND_SECONDS)
         return max(0.0, self._next_relist - time.monotonic())
 
     def wait(self, timeout: float | None = None) -> None:
@@ -210,7 +231,7 @@ class PubSub:
 
     def retry_soon(self) -> None:
         """Something could not be read or written for want of the machine's resources: re-list in a moment."""
-        self._next_relist = min(self._next_relist, time.monotonic() + RETRY_SECONDS)
+        self._relist_within(RETRY_SECONDS)
 
     def forget(self, closed: Publication[Any] | Subscription[Any] | Folder) -> None:
         """Drop what was closed."""
@@ -278,16 +299,32 @@ class PubSub:
     def _relist(self) -> None:
         """The slow re-list: finds what gave no event."""
         self._next_relist = self._draw_relist()
+        if self._inotify.missing and self._inotify.acquire():
+            self._poll.register(self._inotify.fileno(), select.EPOLLIN)
         for followed in self._followed():
             followed.list_again()
         for publication in self._publications:
             publication.repair(everything=True)
+
+    def _relist_within(self, seconds: float) -> None:
+        self._next_relist = min(self._next_relist, time.monotonic() + seconds)
 
     def _draw_relist(self) -> float:
         return time.monotonic() + random.uniform(*self._relist_seconds)
 
     def _has_work(self) -> bool:
         return any(followed.has_work for followed in self._followed())
+
+
+def _group_number(group: str | int | None) -> int | None:
+    if not isinstance(group, str):
+        return group
+    import grp  # rare, and a start must not pay for it
+
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise BadName(f"there is no group {group!r} on this machine") from None
 
 
 def _decode_object(data: bytes) -> dict[str, Any]:

@@ -41,19 +41,34 @@ _LIMITS = {
 
 
 class Inotify(InotifyFD):
-    """A non-blocking inotify descriptor. Raises WatchFailed, naming the sysctl, when the kernel grants none."""
+    """A non-blocking inotify descriptor.
+
+    When the kernel grants none, `missing` says why, naming the sysctl; then every watch is refused with that
+    until `acquire` succeeds. `blind` holds who goes without a watch that it needs, and has to re-list instead.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.missing = ""
+        self.blind: set[object] = set()
         self._next_id = 0
         self._more = False
+        self.acquire()
 
     @classmethod
     def _create_inotify_fd(cls) -> int:
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # keeps the number for `acquire`; never readable
+
+    def acquire(self) -> bool:
+        """Get the descriptor from the kernel; False when it grants none. It keeps its number: register it again."""
         fd = _init1(os.O_CLOEXEC | os.O_NONBLOCK)  # the values in watchdog are not those of the kernel
         if fd == -1:
-            raise refused("inotify_init1", ctypes.get_errno())
-        return fd
+            self.missing = str(refused("inotify_init1", ctypes.get_errno()))
+            return False
+        os.dup2(fd, self._inotify_fd, inheritable=False)
+        os.close(fd)
+        self.missing = ""
+        return True
 
     def fileno(self) -> int:
         """The descriptor: readable when events wait."""
@@ -64,6 +79,8 @@ class Inotify(InotifyFD):
 
         Raises FileNotFoundError or NotADirectoryError when the path is not there, WatchFailed when the kernel refuses.
         """
+        if self.missing:
+            raise WatchFailed(self.missing)
         self._next_id += 1
         handle = CallbackId(self._next_id)
         # MASK_ADD: another part of this process may watch the same directory for other events.

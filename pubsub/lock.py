@@ -14,8 +14,8 @@ from pillar.pubsub.errors import TableHeld
 from pillar.pubsub.names import LOCK
 
 
-def acquire(directory: int, table: str) -> int:
-    """Take the lock of the table in this open directory; returns the descriptor that holds it.
+def acquire(directory: int, name: str, use: str = "published") -> int:
+    """Take the lock of the table (or ledger) in this open directory; returns the descriptor that holds it.
 
     Closing the descriptor, or the end of the process, frees it. It is CLOEXEC: a program started by the
     holder does not keep the lock. A process that forks without exec while holding it would.
@@ -28,8 +28,8 @@ def acquire(directory: int, table: str) -> int:
         except BlockingIOError:
             pid = read_pid(fd)
             os.close(fd)
-            raise TableHeld(table, pid) from None
-        if _still_there(directory, fd):
+            raise TableHeld(name, pid, use) from None
+        if still_there(directory, fd):
             os.ftruncate(fd, 0)
             os.pwrite(fd, str(os.getpid()).encode(), 0)
             return fd
@@ -42,7 +42,8 @@ def read_pid(fd: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _still_there(directory: int, fd: int) -> bool:
+def still_there(directory: int, fd: int) -> bool:
+    """Whether the open lock file is the one that whoever comes next would lock."""
     try:
         path = os.stat(LOCK, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

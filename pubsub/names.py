@@ -20,6 +20,7 @@ RESTARTED = "restarted"
 STAGING = ".staging"
 LOCK = ".lock"
 QUARANTINE = ".quarantine"
+LEDGERS = ".seen"
 GLOBAL = "global"
 
 NAME_MAX = 255  # bytes in one file name, on every file system Linux has
@@ -71,6 +72,18 @@ def table(root: str, agent: str, scope: str, topic: str, *, persistent: bool) ->
     if scope:
         _check_part("scope", scope)
     return Table(root, agent, scope, topic, persistent)
+
+
+def ledger_path(table: Table, agent: str, name: str) -> str:
+    """The directory of a durable subscription's ledger: in its owner's own place, beside the table's kind.
+
+    Raises BadName when the agent or the name cannot be a directory name.
+    """
+    if not agent:
+        raise BadName(f"a durable subscription to {table.name} needs an owner: PubSub(root, agent)")
+    _check_part("agent", agent)
+    _check_part("durable", name)
+    return os.path.join(table.base, agent, LEDGERS, name)
 
 
 def check_key(key: str, *, persistent: bool) -> None:

@@ -54,17 +54,19 @@ class PathWatch:
         self._on_name = on_name
         self._on_change = on_change
         self._levels: list[_Level] = []
-        self._complaint = ""
+        self._refused = ""  # why the kernel refused a watch at the last lookup
+        self._complaint = ""  # the refusal last logged
         self._identity: tuple[int, int] | None = None
 
     def lookup(self) -> None:
         """Walk the path afresh, watching each component before looking for the next.
 
         Safe to call at any time. A watch that the kernel refuses is logged once, naming the limit; the
-        directory is then followed by the owner's slow re-list alone. No descriptor is kept on the way: a
-        subscriber must not keep a file system from being unmounted.
+        directory is then followed by re-listing alone, every few seconds, until a later lookup succeeds. No
+        descriptor is kept on the way: a subscriber must not keep a file system from being unmounted.
         """
         old, self._levels = self._levels, []
+        self._refused = ""
         self._identity = self._identify()
         path = self._base
         try:
@@ -75,10 +77,11 @@ class PathWatch:
         except (FileNotFoundError, NotADirectoryError):
             pass  # the level above tells when it comes
         except OSError as err:
-            self._complain(f"{path}: {err.strerror}")
+            self._refused = f"{path}: {err.strerror}"
         # New watches stand before old ones go: an unchanged directory is never unwatched for a moment.
         for level in old:
             level.close()
+        self._report()
 
     def leads_elsewhere(self) -> bool:
         """Whether the path leads to another directory than at the last `lookup`."""
@@ -86,6 +89,7 @@ class PathWatch:
 
     def close(self) -> None:
         """Forget the directory."""
+        self._inotify.blind.discard(self)
         for level in self._levels:
             level.close()
         self._levels = []
@@ -103,14 +107,23 @@ class PathWatch:
             mask = self._mask if below is None else ABOVE_MASK
             level.handle = self._inotify.watch(path, mask | _ONLY_DIRECTORIES, level)
         except WatchFailed as err:
-            self._complain(str(err))
+            self._refused = str(err)
             return
         self._levels.append(level)
 
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:
-            self._complaint = text
-            log.error("%s; changes in %s are found by the slow re-list only", text, self.path)
+    def _report(self) -> None:
+        """Say once that watches were refused, and once that they are granted again."""
+        if self._refused:
+            self._inotify.blind.add(self)
+        else:
+            self._inotify.blind.discard(self)
+        if self._refused == self._complaint:
+            return
+        self._complaint = self._refused
+        if self._refused:
+            log.error("%s; changes in %s are found only by listing it every few seconds", self._refused, self.path)
+        else:
+            log.info("%s: watched again", self.path)
 
     def _event(self, below: str | None, event: InotifyEvent) -> None:
         if event.mask & GONE:

@@ -7,6 +7,7 @@ drop into it is put right again (see `repair`), while hand-written files are inp
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -15,7 +16,7 @@ from pillar.pubsub.checkpoint import Checkpoint
 from pillar.pubsub.codec import decode, encode
 from pillar.pubsub.errors import BadRecord, NotOpen, PublishFailed, RecordTooLarge, TopicMismatch
 from pillar.pubsub.inotify import Inotify, InotifyConstants
-from pillar.pubsub.names import RESTARTED, SUFFIX, Table, check_key, key_of
+from pillar.pubsub.names import LOCK, RESTARTED, STAGING, SUFFIX, Table, check_key, key_of
 from pillar.pubsub.pathwatch import PathWatch
 from pillar.pubsub.records import MAX_RECORD_BYTES
 
@@ -38,20 +39,34 @@ class Publication(Generic[T]):
     own memory across its death. To be used from one thread.
     """
 
-    def __init__(self, table: Table, record_type: type[T], inotify: Inotify, hub: PubSub) -> None:
+    def __init__(
+        self, table: Table, record_type: type[T], inotify: Inotify, hub: PubSub, group: int | None = None
+    ) -> None:
         self.table = table
         self.record_type = record_type
         self._hub = hub
         self._held: dict[str, bytes] = {}  # key -> the bytes of its file
         self._as_found: set[str] = set()  # keys whose bytes another process wrote, perhaps in another form than ours
-        self._checkpoint: Checkpoint | None = Checkpoint(table)
+        self._group = group
+        self._closed = False
+        self._batching = False
+        self._checkpoint: Checkpoint | None = None  # None: closed, or lost and not yet taken anew
         self._restarted = 0
         self._suspects: set[str] = set()  # file names that somebody else touched
         self._all_suspect = False
-        self._load(self._checkpoint)
         parts = table.path[len(table.root) :].strip("/").split("/")
         self._watch = PathWatch(inotify, table.root, parts, _OWNER_MASK, self._noted, self._note_all)
-        self._watch.lookup()
+        try:
+            checkpoint = self._checkpoint = Checkpoint(table, group)
+            self._load(checkpoint)
+            self._watch.lookup()
+            self._all_suspect = not checkpoint.stands_at_its_path()  # it was moved before it was watched
+        except BaseException as err:
+            self._watch.close()
+            self._release()
+            if isinstance(err, OSError):
+                raise PublishFailed(f"{table.path}: cannot be opened: {err.strerror}") from err
+            raise
 
     @property
     def restarted(self) -> int:
@@ -65,10 +80,11 @@ class Publication(Generic[T]):
         mixture, however either process dies. In a persistent table it is also on the disk.
         Subscribers are not waited for.
 
-        Raises BadKey, TopicMismatch, EncodeFailed or RecordTooLarge for a caller's mistake, and PublishFailed when
-        the file system refuses; the previous record then still stands, here and on disk.
+        Raises BadKey, TopicMismatch, EncodeFailed or RecordTooLarge for a caller's mistake, PublishFailed when
+        the file system refuses; the previous record then still stands, here and on disk. Raises TableHeld when
+        the directory was taken away and another process publishes in its place.
         """
-        checkpoint = self._opened()
+        self._check_open()
         if type(item) is not self.record_type:
             raise TopicMismatch(f"{self.table.name}: {key}: a {type(item).__name__} is no {self.record_type.__name__}")
         data = encode(item)
@@ -76,29 +92,43 @@ class Publication(Generic[T]):
         if held is None:
             check_key(key, persistent=self.table.persistent)
         elif held == data or (key in self._as_found and decode(self.record_type, held) == item):
+            if self.table.persistent and not self._batching:
+                self._flush()  # only after a flush that failed is there anything to do
             return False
         if len(data) > MAX_RECORD_BYTES:
             raise RecordTooLarge(
                 f"{self.table.file(key)}: the record has {len(data)} bytes, at most {MAX_RECORD_BYTES} are read back;"
                 " publish a path to large content instead"
             )
-        self._write(checkpoint, key, data)
+        self._change(self.table.file(key), lambda checkpoint: checkpoint.write(key, data))
         self._held[key] = data
         self._as_found.discard(key)
         return True
 
     def unpublish(self, key: str) -> bool:
         """Take the record away; False when there is none. Raises PublishFailed, and the record then still stands."""
-        checkpoint = self._opened()
+        self._check_open()
         if key not in self._held:
             return False
-        try:
-            checkpoint.remove(key)
-        except OSError as err:
-            raise PublishFailed(f"{self.table.file(key)}: cannot be removed: {err.strerror}") from err
+        self._change(self.table.file(key), lambda checkpoint: checkpoint.remove(key))
         del self._held[key]
         self._as_found.discard(key)
         return True
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Changes to a persistent table that become durable together, at the end of the block, by one flush of names.
+
+        Inside, `publish` and `unpublish` work as ever, except that a power cut before the end of the block may take
+        back any of them, each as a whole. Ordinary tables lose nothing by it. Raises PublishFailed at its end.
+        """
+        self._check_open()
+        self._set_batching(True)
+        try:
+            yield
+        finally:
+            self._set_batching(False)
+            self._flush()
 
     def get(self, key: str) -> T | None:
         """What is published under `key`, None when nothing is. Each call gives a value of its own."""
@@ -135,10 +165,10 @@ class Publication(Generic[T]):
 
     def close(self) -> None:
         """Stop publishing; the records stay for readers and for the next publisher. Closing twice is fine."""
-        if self._checkpoint is not None:
+        if not self._closed:
+            self._closed = True
             self._watch.close()
-            self._checkpoint.close()
-            self._checkpoint = None
+            self._release()
             self._hub.forget(self)
 
     # What the loop calls.
@@ -159,13 +189,14 @@ class Publication(Generic[T]):
         Called by the loop after foreign events, and with `everything` by the slow re-list. Raises TableHeld when the
         directory was removed and another process has meanwhile published a new one.
         """
-        checkpoint = self._opened()
+        self._check_open()
         everything = everything or self._all_suspect
         names, self._suspects, self._all_suspect = self._suspects, set(), False
         try:
+            checkpoint = self._taken()
             if everything:
                 if not checkpoint.stands_at_its_path():
-                    checkpoint = self._reopen()
+                    checkpoint = self._retake()
                 self._watch.lookup()
                 names = {key + SUFFIX for key in (*checkpoint.recorded_keys(), *self._held)}
             for name in names:
@@ -174,7 +205,7 @@ class Publication(Generic[T]):
                 checkpoint.write_restarted(self._restarted)
         except OSError as err:
             self._hub.retry_soon()
-            log.error("%s: cannot be put right: %s; tried again in a moment", self.table.path, err)
+            log.error("%s: cannot be put right: %s; tried again in a moment", self.table.path, err.strerror)
 
     def _repair_one(self, checkpoint: Checkpoint, name: str) -> None:
         key = key_of(name)
@@ -201,48 +232,70 @@ class Publication(Generic[T]):
             checkpoint.write(key, held)
 
     def _noted(self, name: str, mask: int) -> None:
-        if not name.startswith("."):
+        if name in (LOCK, STAGING):
+            self._all_suspect = self._all_suspect or bool(mask & (_C.IN_DELETE | _C.IN_MOVED_FROM))
+        elif not name.startswith("."):
             self._suspects.add(name)
 
     def _note_all(self) -> None:
         self._all_suspect = True
 
-    def _opened(self) -> Checkpoint:
-        if self._checkpoint is None:
+    def _check_open(self) -> None:
+        if self._closed:
             raise NotOpen(f"{self.table.name}: this publication was closed")
-        return self._checkpoint
 
-    def _write(self, checkpoint: Checkpoint, key: str, data: bytes) -> None:
-        try:
-            try:
-                checkpoint.write(key, data)
-            except FileNotFoundError:  # the directory was taken away under us
-                self._reopen().write(key, data)
-        except OSError as err:
-            raise PublishFailed(
-                f"{self.table.file(key)}: cannot be written: {err.strerror}; the previous record stands"
-            ) from err
-
-    def _set_restarted(self, counter: int) -> None:
-        checkpoint = self._opened()
-        try:
-            checkpoint.write_restarted(counter)
-        except OSError as err:
-            raise PublishFailed(f"{self.table.path}/{RESTARTED}: cannot be written: {err.strerror}") from err
-        self._restarted = counter
-
-    def _reopen(self) -> Checkpoint:
-        """Take the table anew where its path leads now, and publish there everything that is held."""
-        log.warning("%s: was removed or replaced; published again", self.table.path)
-        fresh = Checkpoint(self.table)
+    def _release(self) -> None:
         if self._checkpoint is not None:
             self._checkpoint.close()
-        self._checkpoint = fresh
+            self._checkpoint = None
+
+    def _set_batching(self, batching: bool) -> None:
+        self._batching = batching
+        if self._checkpoint is not None:
+            self._checkpoint.batching = batching
+
+    def _flush(self) -> None:
+        try:
+            self._taken().flush()
+        except OSError as err:
+            raise PublishFailed(f"{self.table.path}: may not be on the disk yet: {err.strerror}") from err
+
+    def _change(self, path: str, change: Callable[[Checkpoint], None]) -> None:
+        """Change one file of the table, taking the table anew when it was taken away under us.
+
+        A change that failed half-way (a name not flushed) is undone by the repair that follows.
+        """
+        try:
+            checkpoint = self._taken()
+            try:
+                change(checkpoint)
+            except FileNotFoundError:
+                change(self._retake())
+        except OSError as err:
+            self._hub.retry_soon()
+            raise PublishFailed(f"{path}: cannot be changed: {err.strerror}; the previous record stands") from err
+
+    def _set_restarted(self, counter: int) -> None:
+        self._check_open()
+        self._change(f"{self.table.path}/{RESTARTED}", lambda checkpoint: checkpoint.write_restarted(counter))
+        self._restarted = counter
+
+    def _taken(self) -> Checkpoint:
+        """The table's files; taken anew when an earlier attempt at that failed. Raises TableHeld, OSError."""
+        return self._retake() if self._checkpoint is None else self._checkpoint
+
+    def _retake(self) -> Checkpoint:
+        """Take the table anew where its path leads now, and publish there everything that is held."""
+        log.warning("%s: was removed or replaced; published again", self.table.path)
+        self._all_suspect = True  # the new directory is not watched yet, and may hold what is not ours
+        self._release()  # the lock first: it may be the same file still
+        fresh = self._checkpoint = Checkpoint(self.table, self._group)
         for key, data in self._held.items():
-            fresh.write(key, data)
-        if self._restarted:
+            if _read_or_none(fresh, key) != data:
+                fresh.write(key, data)
+        if fresh.read_restarted() != self._restarted:
             fresh.write_restarted(self._restarted)
-        self._all_suspect = True  # the new directory is not watched yet
+        fresh.batching = self._batching
         return fresh
 
     def _load(self, checkpoint: Checkpoint) -> None:
@@ -275,6 +328,13 @@ class Publication(Generic[T]):
         except BadRecord as err:
             return None, str(err)
         return data, ""
+
+
+def _read_or_none(checkpoint: Checkpoint, key: str) -> bytes | None:
+    try:
+        return checkpoint.read(key)
+    except BadRecord:
+        return None
 
 
 _MISSING = "is missing"

@@ -6,6 +6,7 @@ expected; the reader must neither follow, block nor swallow it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -53,6 +54,8 @@ def read_file(directory: int, name: str, limit: int = MAX_RECORD_BYTES) -> bytes
             if len(data) > limit:
                 raise BadRecord(f"grew beyond {limit} bytes while it was read")
         return data
+    except MemoryError:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from None
     finally:
         os.close(fd)
 

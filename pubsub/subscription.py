@@ -11,6 +11,7 @@ signals it has published first, so its handler runs after all of that was looked
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import deque
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 from pillar.pubsub.checkpoint import read_restarted
 from pillar.pubsub.errors import BadRecord
 from pillar.pubsub.inotify import Inotify, InotifyConstants
+from pillar.pubsub.ledger import Ledger
 from pillar.pubsub.names import RESTARTED, SUFFIX, Table, key_of
 from pillar.pubsub.pathwatch import PathWatch
 from pillar.pubsub.records import read_file
@@ -87,7 +89,13 @@ class Subscription(Generic[T]):
     """One table as this process sees it. Made by `PubSub.subscription`; iterate over it, or give it handlers."""
 
     def __init__(
-        self, table: Table, decode: Callable[[bytes], T], inotify: Inotify, hub: PubSub, handlers: Handlers[T]
+        self,
+        table: Table,
+        decode: Callable[[bytes], T],
+        inotify: Inotify,
+        hub: PubSub,
+        handlers: Handlers[T],
+        ledger: Ledger | None = None,
     ) -> None:
         self.table = table
         self._path = table.path
@@ -98,10 +106,13 @@ class Subscription(Generic[T]):
         self.rejected_count = 0  # how often something was rejected since the start
         self._decode = decode
         self._hub = hub
-        self._known: dict[str, bytes] = {}
+        self._ledger = ledger
+        self._known: dict[str, bytes] = {} if ledger is None else self._remembered(ledger)
         self._queue: deque[str | _Mark] = deque()
         self._judge: dict[str, bool] = {}  # names in the queue -> report it when it is bad
-        self._changes: deque[Change[T]] | None = None
+        self._changes: deque[tuple[Change[T], bytes | None]] | None = None
+        self._trouble = ""  # what the machine refused since the last listing began; then that one is not complete
+        self._trouble_told = ""
         self._relist = True
         self._signalled = False
         self._counter: int | None = None  # read, and not yet in the queue
@@ -130,14 +141,17 @@ class Subscription(Generic[T]):
     def __iter__(self) -> Iterator[Change[T]]:
         """Every change from here on, for ever, waiting for each.
 
-        When nothing was loaded before, all that is there comes first, as create.
+        When nothing was loaded before, all that is there comes first, as create. A change counts as finished when
+        the next one is asked for.
         """
-        changes: deque[Change[T]] = deque()
+        changes: deque[tuple[Change[T], bytes | None]] = deque()
         self._changes = changes
         try:
             while True:
                 while changes:
-                    yield changes.popleft()
+                    change, data = changes.popleft()
+                    yield change
+                    self._finish(change, data)
                 self._hub.wait()
         finally:
             self._changes = None
@@ -147,6 +161,9 @@ class Subscription(Generic[T]):
         self._watch.close()
         self._queue.clear()
         self._judge.clear()
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
         self._hub.forget(self)
 
     # What the loop calls.
@@ -194,6 +211,8 @@ class Subscription(Generic[T]):
             directory = -1
         except OSError as err:
             self._blame_machine(self.table.path, err)
+            queue.clear()  # the listing that is due now has it all again; until then there is nothing to be done
+            self._judge.clear()
             return
         try:
             for _ in range(min(at_most, len(queue))):
@@ -223,13 +242,14 @@ class Subscription(Generic[T]):
     def _list(self) -> None:
         """Queue every name that is there or was known, and a mark behind them."""
         self._watch.lookup()  # first the watch, then the listing: what changes in between is seen twice, not never
+        self._trouble = ""
         counter = self._read_restarted()
+        complete = True
         try:
             names = os.listdir(self.table.path)
         except (FileNotFoundError, NotADirectoryError):
-            if not self.is_synchronized:
-                return  # its publisher has not opened it yet
             names = []
+            complete = self.is_synchronized  # else its publisher has not opened it yet
         except OSError as err:
             self._blame_machine(self.table.path, err)
             return
@@ -240,7 +260,7 @@ class Subscription(Generic[T]):
             self._enqueue(key + SUFFIX, judge=True)
         for name in self.rejected:
             self._enqueue(name, judge=True)
-        self._queue.append(_Mark(counter, listed=True))
+        self._queue.append(_Mark(counter, listed=complete))
 
     def _read_restarted(self) -> int:
         try:
@@ -269,7 +289,11 @@ class Subscription(Generic[T]):
                 self._reject(name, str(err))
             return
         except OSError as err:
-            self._blame_machine(self.table.file(key), err)
+            if err.errno == errno.EIO:  # this file's own; the others go on, and it is tried again
+                self._hub.retry_soon()
+                self._reject(name, f"cannot be read: {err.strerror}")
+            else:
+                self._blame_machine(self.table.file(key), err)
             return
         if self.rejected:
             self.rejected.pop(name, None)
@@ -280,12 +304,12 @@ class Subscription(Generic[T]):
         if before is None:
             _check_text(key)
             self._known[key] = data
-            self._tell(Change("create", key, new=new))
+            self._tell(Change("create", key, new=new), data)
             return
         self._known[key] = data
         old = self._decode(before)
         if old != new:  # other bytes may say the same: order, white space, fields we do not know
-            self._tell(Change("modify", key, new=new, old=old))
+            self._tell(Change("modify", key, new=new, old=old), data)
 
     def _gone(self, key: str) -> None:
         data = self._known.pop(key, None)
@@ -293,6 +317,9 @@ class Subscription(Generic[T]):
             self._tell(Change("delete", key, old=self._decode(data)))
 
     def _reach(self, mark: _Mark) -> None:
+        if self._trouble:  # something before the mark could not be looked at; the listing that is due sets a new one
+            return
+        self._trouble_told = ""
         if mark.listed and not self.is_synchronized:
             self.is_synchronized = True
             self._tell(Change("synchronized"))
@@ -301,16 +328,19 @@ class Subscription(Generic[T]):
             if mark.counter:  # cleared is no restart
                 self._tell(Change("restarted", counter=mark.counter))
 
-    def _tell(self, change: Change[T]) -> None:
-        """Run the handler of one change. A handler that raises is logged; the other keys go on."""
+    def _tell(self, change: Change[T], data: bytes | None = None) -> None:
+        """Run the handler of one change. A handler that raises is logged; the other keys go on.
+
+        A durable subscription then leaves it unfinished: it is tried again at the next start.
+        """
         if self._changes is not None:
-            self._changes.append(change)
+            self._changes.append((change, data))
         kind, key, new, old, counter = change
         handler: Callable[..., Any] | None = getattr(self.handlers, kind)
-        if handler is None:
-            return
         try:
-            if kind == "create":
+            if handler is None:
+                pass
+            elif kind == "create":
                 handler(key, new)
             elif kind == "modify":
                 handler(key, new, old)
@@ -324,9 +354,36 @@ class Subscription(Generic[T]):
             Exception
         ):  # the boundary between the library and its user's code: one key's failure must not stop the rest
             log.exception("%s: the %s handler of key %r failed", self.table.name, kind, key)
+            return
+        if self._changes is None:
+            self._finish(change, data)
+
+    def _finish(self, change: Change[T], data: bytes | None) -> None:
+        if self._ledger is None or not change.key:
+            return
+        try:
+            self._ledger.finish(change.key, data)
+        except OSError as err:
+            log.error(
+                "%s: cannot be written: %s; handlers finished from now on may be run again after a restart",
+                self._ledger.path,
+                err.strerror,
+            )
+
+    def _remembered(self, ledger: Ledger) -> dict[str, bytes]:
+        """What was finished before this start, except what the record's type cannot read any more."""
+        known = ledger.finished()
+        for key, data in ledger.finished().items():
+            try:
+                self._decode(data)
+            except BadRecord as err:
+                log.warning("%s: %s: %s; its handler is run again", ledger.path, key, err)
+                ledger.forget(key)
+                del known[key]
+        return known
 
     def _reject(self, name: str, reason: str) -> None:
-        rejected = Rejected(os.path.join(self.table.path, name), reason)
+        rejected = Rejected(_in_words(os.path.join(self.table.path, name)), reason)
         if self.rejected.get(name) != rejected:
             self.rejected[name] = rejected
             self.rejected_count += 1
@@ -338,7 +395,15 @@ class Subscription(Generic[T]):
     def _blame_machine(self, path: str, err: OSError) -> None:
         """Not the record's fault: nothing is concluded from it, and the table is listed again soon."""
         self._hub.retry_soon()
-        log.error("%s: %s; looked at again in a moment", path, err.strerror)
+        self._trouble = f"{path}: {err.strerror}"
+        if self._trouble != self._trouble_told:
+            self._trouble_told = self._trouble
+            log.error("%s; looked at again in a moment", self._trouble)
+
+
+def _in_words(path: str) -> str:
+    """A path for a log or a terminal: bytes that are no UTF-8 written out, as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _check_text(key: str) -> None:
