@@ -237,6 +237,7 @@ def _make_directory(table: Table) -> int:
         path = os.path.join(path, part)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode)
+            os.chmod(path, mode)  # whatever the umask: agents run with 077
     return os.open(table.path, _DIRECTORY)
 
 
