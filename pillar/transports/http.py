@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import requests
 
 READ_BYTES = 256 * 1024
+SPAN_READ_BYTES = 128 * 1024  # several streams share what a kill may cost
 MAX_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 COMPRESSED_BY_NATURE = (".gz", ".tgz", ".svgz", ".bz2", ".xz", ".zst", ".br", ".z")
@@ -105,7 +106,7 @@ class HttpTransport(Transport):
                 raise ObjectChanged(f"{shown(response.url)}: asked for the bytes from {start} on, got {first} on")
             identity = Identity(total, _validator(response.headers))
             end = min(last + 1, end)
-            return Stream(identity, first, self._chunks(response, end - first), end)
+            return Stream(identity, first, self._chunks(response, end - first, SPAN_READ_BYTES), end)
         if status == 200 and known is None:
             _refuse_encoding(response)
             identity = _identity(response.headers)
@@ -170,12 +171,12 @@ class HttpTransport(Transport):
     def _proxies(self, url: str) -> dict[str, str]:
         return {} if _is_exception(urlsplit(url).hostname or "", self._route.exceptions) else dict(self._route.proxies)
 
-    def _chunks(self, response: requests.Response, length: int | None) -> Iterator[bytes]:
+    def _chunks(self, response: requests.Response, length: int | None, block: int = READ_BYTES) -> Iterator[bytes]:
         """The body as it arrives; ends after `length` bytes, raises if it breaks off. Bytes are never decoded."""
         left = length
         while left is None or left > 0:
             try:
-                chunk = response.raw.read1(READ_BYTES, decode_content=False)
+                chunk = response.raw.read1(block, decode_content=False)
             except Exception as err:
                 # urllib3, http.client, ssl and socket errors have no common base; all mean: this connection is over.
                 reason = "given up" if self._aborted else _reason(err)
