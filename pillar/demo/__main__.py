@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the ECO and the agents running")
     parser.add_argument("--json", action="store_true", help="print one object a step")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left running
     root = options.root.absolute() if options.root else Path(tempfile.mkdtemp(prefix="pillar-demo-"))
     try:
         Show(root, Screen(as_json=options.json)).run(keep=options.keep)

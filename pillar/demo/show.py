@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -32,6 +33,10 @@ PATIENCE_S = 40.0  # for any one step
 IN_FLIGHT_BYTES = 1024 * 1024  # what the network and one chunk of the downloader may hold
 
 
+# The ECO is on loopback: a proxy in the environment is not meant for it.
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 class DemoFailed(Exception):
     """A step did not come true; the text says which, and where to look."""
 
@@ -48,31 +53,41 @@ class Show:
         self._told: dict[str, str] = {}  # download -> the state last shown
 
     def run(self, *, keep: bool) -> None:
-        """All of it. Raises DemoFailed; agents and server are stopped in any case, unless `keep` and all went well."""
+        """All of it. Raises DemoFailed; whatever ends it, ECO, agents and server are stopped, unless `keep` asks else.
+
+        A device that runs on this root already is left alone.
+        """
         server = ImageServer(self.image, hold_at=IMAGE_BYTES // 2)
         onlooker = Onlooker(str(self.root), self._seen)
-        kept = False
         try:
             self.start_agents()
-            self.deploy(server)
-            self.kill_the_downloader(server, onlooker)
-            self.wait_until_running(onlooker)
-            url = self.ask_the_eco()
-            self.check_fetches(server)
-            if keep:
-                kept = True
-                self.leave(url)
-                return
-            self.undeploy(onlooker, url)
+            try:
+                self.deploy(server)
+                self.kill_the_downloader(server, onlooker)
+                self.wait_until_running(onlooker)
+                url = self.ask_the_eco()
+                self.check_fetches(server)
+                if keep:
+                    self.leave(url)
+                    return
+                self.undeploy(onlooker, url)
+            except BaseException:
+                self._clean_up(onlooker)
+                raise
+            self._pillar("down")
         finally:
             onlooker.close()
             server.close()
-            if not kept:
-                self._pillar("down")
         self.screen.step("done", f"done in {self.screen.seconds:.1f} s", ok=True)
 
     def start_agents(self) -> None:
-        self._pillar("up", "--daemon")
+        if (pid := self._other_pid("pillar", 0)) and Path(f"/proc/{pid}").exists():
+            raise DemoFailed(f"a device runs on {self.root} already (supervisor {pid}): choose another --root")
+        try:
+            self._pillar("up", "--daemon")
+        except BaseException:  # an interrupt too: some of them may run
+            self._run_pillar("down")
+            raise
         names = [entry.name for entry in AGENTS]
         self.screen.step("up", f"{len(names)} agents run on {self.root}", root=str(self.root), agents=names)
 
@@ -119,8 +134,11 @@ class Show:
                 raise DemoFailed(f"the ECO runs but does not listen; its log is {log}")
             time.sleep(0.02)
         url = f"http://{found[1]}/hello"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            body = answer.read().decode()
+        try:
+            with _direct.open(url, timeout=10) as answer:
+                body = answer.read().decode()
+        except OSError as err:
+            raise DemoFailed(f"{url}: the ECO does not answer: {err}") from err
         if json.loads(body)["uuid"] != self.app_id:
             raise DemoFailed(f"{url} is answered by somebody else: {body}")
         self.screen.step("answer", f"GET {url} -> {body}", url=url, answer=json.loads(body))
@@ -152,8 +170,10 @@ class Show:
         self._wait(onlooker, lambda: all(self.app_id not in table for table in tables), "the ECO's records to go")
         self._wait(onlooker, lambda: not _in_use(onlooker), "the image to be let go")
         try:
-            urllib.request.urlopen(url, timeout=5).close()
-        except urllib.error.URLError:
+            _direct.open(url, timeout=5).close()
+        except urllib.error.URLError as err:
+            if not isinstance(err.reason, ConnectionRefusedError):
+                raise DemoFailed(f"{url}: expected nobody to listen any more, got: {err.reason}") from err
             self.screen.step(
                 "gone",
                 "the ECO is gone: no record of it is left, nobody answers; its image stays, unused, for DownloadGCTime",
@@ -164,9 +184,11 @@ class Show:
 
     def leave(self, url: str) -> None:
         """Say what there is to look at."""
-        root, app = self.root, self.app_id
-        pillar = Path(sys.executable).with_name("pillar")
-        self.screen.step("kept", f"left running on {root}", root=str(root), url=url)
+        self.screen.step("kept", f"left running on {self.root}", root=str(self.root), url=url)
+        root, app = shlex.quote(str(self.root)), self.app_id
+        command = Path(sys.executable).with_name("pillar")
+        python = shlex.quote(sys.executable)
+        pillar = shlex.quote(str(command)) if command.exists() else f"{python} -m pillar"
         self.screen.plain(
             f"""
 look around:
@@ -213,13 +235,24 @@ end it:
             return 0
         return pid if pid != old else 0
 
-    def _pillar(self, *words: str) -> None:
-        done = subprocess.run(
+    def _clean_up(self, onlooker: Onlooker) -> None:
+        """Something went wrong, or somebody interrupted: leave nothing running. The files stay for a look."""
+        self._run_pillar("undeploy")
+        deadline = time.monotonic() + PATIENCE_S / 2
+        while self.app_id in onlooker.domains and time.monotonic() < deadline:
+            onlooker.wait(0.05)
+        self._run_pillar("down")
+
+    def _run_pillar(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "pillar", words[0], "--root", str(self.root), *words[1:]],
             capture_output=True,
             text=True,
             check=False,
         )
+
+    def _pillar(self, *words: str) -> None:
+        done = self._run_pillar(*words)
         if done.returncode:
             raise DemoFailed(f"pillar {' '.join(words)} failed: {(done.stderr or done.stdout).strip()}")
 
