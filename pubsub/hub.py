@@ -69,11 +69,15 @@ class PubSub:
         self._subscriptions: list[Subscription[Any]] = []
         self._folders: list[Folder] = []
         self._inotify = Inotify()
-        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._mounts = _open_mounts()
+        self._mounts_judge = _open_mounts()
         self._poll = select.epoll()
         self._poll.register(self._inotify.fileno(), select.EPOLLIN)
-        # The kernel tells of a changed mount table by a priority event, for every process's own view of it.
+        # The kernel tells of a changed mount table by a priority event, once per open file: whoever polls first takes
+        # it. That may be an outer loop that polls our epoll, so this one only wakes; the other, never shared, tells.
         self._poll.register(self._mounts, select.EPOLLPRI)
+        self._mounts_changed = select.poll()
+        self._mounts_changed.register(self._mounts_judge, select.POLLPRI)
         self._next_relist = self._draw_relist()
         self._closed = False
 
@@ -248,6 +252,7 @@ class PubSub:
             opened.close()
         self._poll.close()
         os.close(self._mounts)
+        os.close(self._mounts_judge)
         self._inotify.close()
 
     def __enter__(self) -> Self:
@@ -262,6 +267,9 @@ class PubSub:
         return [*self._publications, *self._subscriptions, *self._folders]
 
     def _handle(self, ready: list[tuple[int, int]], until: float) -> None:
+        if self._mounts_changed.poll(0):
+            for opened in self._opened():
+                opened.check_place()
         self._take_notes(ready)
         while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
             for subscription in busy:
@@ -279,12 +287,8 @@ class PubSub:
 
     def _take_notes(self, ready: list[tuple[int, int]]) -> None:
         """Read the events; they only say which names and tables to look at."""
-        for fd, _ in ready:
-            if fd == self._mounts:
-                for opened in self._opened():
-                    opened.check_place()
-            else:
-                self._inotify.dispatch()
+        if any(fd != self._mounts for fd, _ in ready):
+            self._inotify.dispatch()
         if time.monotonic() >= self._next_relist:
             self._relist()
         for publication in self._publications:
@@ -314,6 +318,10 @@ class PubSub:
 
     def _has_work(self) -> bool:
         return any(followed.has_work for followed in self._followed())
+
+
+def _open_mounts() -> int:
+    return os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _group_number(group: str | int | None) -> int | None:
