@@ -13,7 +13,10 @@ import pytest
 from conftest import CHECKOUT
 
 HEAVY = ("boto3", "requests", "pyroute2", "google.protobuf", "cryptography", "paramiko")
-WHERE = "import pillar, pillar.types.downloader as d, pillar.pubsub, pillar.cmd.downloader; print(pillar.__file__); print(d.__file__)"
+WHERE = (
+    "import pillar, pillar.types.downloader as records, pillar.pubsub, pillar.cmd.downloader;"
+    " print(pillar.__file__); print(records.__file__)"
+)
 
 
 def python(interpreter: Path | str, *words: str, cwd: Path) -> str:
@@ -41,7 +44,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
-    """The Python of a new environment that has the dependencies, but no Pillar: a .pth in it would not be obeyed twice."""
+    """The Python of a new environment that has the dependencies, but no Pillar."""
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     site = next(environment.glob("lib/python*/site-packages"))
