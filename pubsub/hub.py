@@ -13,6 +13,7 @@ There is no thread: handlers run inside `wait`, `process` or `run`, on the calle
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
 import random
@@ -25,6 +26,7 @@ from typing import Any, Self, TypeVar, overload
 import msgspec
 
 from pillar.pubsub.codec import decode as decode_record
+from pillar.pubsub.drivers import Driver, find
 from pillar.pubsub.errors import BadName, BadRecord
 from pillar.pubsub.folder import Folder
 from pillar.pubsub.inotify import Inotify
@@ -33,6 +35,7 @@ from pillar.pubsub.names import table as name_table
 from pillar.pubsub.publication import Publication
 from pillar.pubsub.records import MAX_RECORD_BYTES
 from pillar.pubsub.subscription import Handlers, Subscription
+from pillar.pubsub.wire import Dialect
 
 T = TypeVar("T")
 
@@ -50,6 +53,10 @@ class PubSub:
     publish global tables); `relist_seconds` is the range of the slow re-list, the seat belt for what gives no event;
     records above `max_record_bytes` are refused by readers. Where the kernel refuses inotify (a limit is reached),
     the log names the sysctl and the tables are listed every few seconds instead.
+
+    `driver` is how the tables are shared unless one says otherwise: "file"; "socket", EVE's own protocol beside the
+    same checkpoint files; "memory", between the PubSubs of this process with the same root; or a Driver of your
+    own. `dialect` is the year of the EVE whose subscribers a publisher speaks to; a subscriber learns its publisher's.
     """
 
     def __init__(
@@ -59,11 +66,15 @@ class PubSub:
         *,
         relist_seconds: tuple[float, float] = RELIST_SECONDS,
         max_record_bytes: int = MAX_RECORD_BYTES,
+        driver: str | Driver = "file",
+        dialect: Dialect = 2026,
     ) -> None:
         self.root = os.path.abspath(root)
         self.agent = agent
         self.max_record_bytes = max_record_bytes
         os.makedirs(self.root, exist_ok=True)
+        self.driver = driver
+        self.dialect = dialect
         self._relist_seconds = relist_seconds
         self._publications: list[Publication[Any]] = []
         self._subscriptions: list[Subscription[Any]] = []
@@ -79,6 +90,9 @@ class PubSub:
         self._mounts_changed = select.poll()
         self._mounts_changed.register(self._mounts_judge, select.POLLPRI)
         self._next_relist = self._draw_relist()
+        self._callbacks: dict[int, Callable[[int], None]] = {}  # what drivers watch
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap: when, in which order, what
+        self._timers_made = 0
         self._closed = False
 
     # Opening tables.
@@ -91,17 +105,21 @@ class PubSub:
         persistent: bool = False,
         agent: str | None = None,
         group: str | int | None = None,
+        driver: str | Driver | None = None,
+        dialect: Dialect | None = None,
     ) -> Publication[T]:
         """Publish the table of this type's topic, loading what is there.
 
         `agent` is for the empty agent, "": the global table of that topic; left out, it is this PubSub's own.
         `group`, a name or number, may read the table (directory 0750, files 0640, the agent's directory 0711); without
         one only its owner may (0700, 0600). Raises BadName, TableHeld with the pid of the process that publishes it
-        already, and PublishFailed when the file system refuses.
+        already, and PublishFailed when the file system refuses. `driver` and `dialect` are for a table that
+        is shared in another way than this PubSub's others.
         """
         owner = self.agent if agent is None else agent
         table = name_table(self.root, owner, scope, record_type.__name__, persistent=persistent)
-        publication = Publication(table, record_type, self._inotify, self, _group_number(group))
+        how = find(driver or self.driver, dialect or self.dialect)
+        publication = Publication(table, record_type, how, self, _group_number(group))
         self._publications.append(publication)
         return publication
 
@@ -119,6 +137,7 @@ class PubSub:
         synchronized: Callable[[], None] | None = ...,
         restarted: Callable[[int], None] | None = ...,
         durable: str = ...,
+        driver: str | Driver | None = ...,
     ) -> Subscription[T]: ...
 
     @overload
@@ -136,6 +155,7 @@ class PubSub:
         synchronized: Callable[[], None] | None = ...,
         restarted: Callable[[int], None] | None = ...,
         durable: str = ...,
+        driver: str | Driver | None = ...,
     ) -> Subscription[dict[str, Any]]: ...
 
     def subscription(
@@ -152,6 +172,7 @@ class PubSub:
         synchronized: Callable[[], None] | None = None,
         restarted: Callable[[int], None] | None = None,
         durable: str = "",
+        driver: str | Driver | None = None,
     ) -> Subscription[Any]:
         """Follow the table of `agent` (the empty agent: the global table) that holds this type's topic.
 
@@ -180,7 +201,8 @@ class PubSub:
         table = name_table(self.root, agent, scope, topic, persistent=persistent)
         handlers = Handlers(create, modify, delete, synchronized, restarted)
         ledger = Ledger(table, self.agent, durable) if durable else None
-        subscription = Subscription(table, decode, self._inotify, self, handlers, ledger)
+        how = find(driver or self.driver, self.dialect)
+        subscription = Subscription(table, decode, lambda core: how.source(core, self), self, handlers, ledger)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -211,7 +233,8 @@ class PubSub:
             return 0.0
         if self._inotify.blind:
             self._relist_within(BLIND_SECONDS)
-        return max(0.0, self._next_relist - time.monotonic())
+        due = min(self._next_relist, self._timers[0][0]) if self._timers else self._next_relist
+        return max(0.0, due - time.monotonic())
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for something to happen, for at most `timeout` seconds, and handle all of it."""
@@ -236,6 +259,31 @@ class PubSub:
     def retry_soon(self) -> None:
         """Something could not be read or written for want of the machine's resources: re-list in a moment."""
         self._relist_within(RETRY_SECONDS)
+
+    # What drivers call.
+
+    @property
+    def inotify(self) -> Inotify:
+        """This process's inotify descriptor."""
+        return self._inotify
+
+    def watch_fd(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Have `callback(events)` called when the descriptor is ready; called again: watch for other events."""
+        if fd in self._callbacks:
+            self._poll.modify(fd, events)
+        else:
+            self._poll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch_fd(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed."""
+        del self._callbacks[fd]
+        self._poll.unregister(fd)
+
+    def call_within(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Have `callback` called once, from the loop, in so many seconds. It cannot be taken back."""
+        self._timers_made += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timers_made, callback))
 
     def forget(self, closed: Publication[Any] | Subscription[Any] | Folder) -> None:
         """Drop what was closed."""
@@ -287,9 +335,16 @@ class PubSub:
 
     def _take_notes(self, ready: list[tuple[int, int]]) -> None:
         """Read the events; they only say which names and tables to look at."""
-        if any(fd != self._mounts for fd, _ in ready):
-            self._inotify.dispatch()
-        if time.monotonic() >= self._next_relist:
+        for fd, events in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+            elif fd != self._mounts:
+                self._inotify.dispatch()
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()
+        if now >= self._next_relist:
             self._relist()
         for publication in self._publications:
             if publication.needs_repair:

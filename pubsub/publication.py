@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from pillar.pubsub.checkpoint import Checkpoint
 from pillar.pubsub.codec import decode, encode
+from pillar.pubsub.drivers import Audience, Driver, Store
 from pillar.pubsub.errors import BadRecord, NotOpen, PublishFailed, RecordTooLarge, TopicMismatch
-from pillar.pubsub.inotify import Inotify, InotifyConstants
+from pillar.pubsub.inotify import InotifyConstants
 from pillar.pubsub.names import LOCK, RESTARTED, STAGING, SUFFIX, Table, check_key, key_of
 from pillar.pubsub.pathwatch import PathWatch
 from pillar.pubsub.records import MAX_RECORD_BYTES
@@ -40,26 +40,29 @@ class Publication(Generic[T]):
     """
 
     def __init__(
-        self, table: Table, record_type: type[T], inotify: Inotify, hub: PubSub, group: int | None = None
+        self, table: Table, record_type: type[T], driver: Driver, hub: PubSub, group: int | None = None
     ) -> None:
         self.table = table
         self.record_type = record_type
+        self._driver = driver
         self._hub = hub
         self._held: dict[str, bytes] = {}  # key -> the bytes of its file
         self._as_found: set[str] = set()  # keys whose bytes another process wrote, perhaps in another form than ours
-        self._group = group
+        self.group = group
         self._closed = False
         self._batching = False
-        self._checkpoint: Checkpoint | None = None  # None: closed, or lost and not yet taken anew
+        self._audience: Audience | None = None  # None: the files are all the news
+        self._checkpoint: Store | None = None  # None: closed, or lost and not yet taken anew
         self._restarted = 0
         self._suspects: set[str] = set()  # file names that somebody else touched
         self._all_suspect = False
         parts = table.path[len(table.root) :].strip("/").split("/")
-        self._watch = PathWatch(inotify, table.root, parts, _OWNER_MASK, self._noted, self._note_all)
+        self._watch = PathWatch(hub.inotify, table.root, parts, _OWNER_MASK, self._noted, self._note_all)
         try:
-            checkpoint = self._checkpoint = Checkpoint(table, group)
+            checkpoint = self._checkpoint = driver.store(table, group)
             self._load(checkpoint)
             self._watch.lookup()
+            self._audience = driver.audience(self, hub)
             self._all_suspect = not checkpoint.stands_at_its_path()  # it was moved before it was watched
         except BaseException as err:
             self._watch.close()
@@ -100,9 +103,13 @@ class Publication(Generic[T]):
                 f"{self.table.file(key)}: the record has {len(data)} bytes, at most {MAX_RECORD_BYTES} are read back;"
                 " publish a path to large content instead"
             )
+        if self._audience is not None:
+            self._audience.check(key, data)
         self._change(self.table.file(key), lambda checkpoint: checkpoint.write(key, data))
         self._held[key] = data
         self._as_found.discard(key)
+        if self._audience is not None:
+            self._audience.changed(key)
         return True
 
     def unpublish(self, key: str) -> bool:
@@ -113,6 +120,8 @@ class Publication(Generic[T]):
         self._change(self.table.file(key), lambda checkpoint: checkpoint.remove(key))
         del self._held[key]
         self._as_found.discard(key)
+        if self._audience is not None:
+            self._audience.changed(key)
         return True
 
     @contextlib.contextmanager
@@ -129,6 +138,17 @@ class Publication(Generic[T]):
         finally:
             self._set_batching(False)
             self._flush()
+
+    def as_encoded(self, key: str) -> bytes | None:
+        """The record's JSON as this process encodes it, None when there is none; for audiences."""
+        data = self._held.get(key)
+        if data is None or key not in self._as_found:
+            return data
+        return encode(decode(self.record_type, data))
+
+    def as_held(self, key: str) -> bytes | None:
+        """The bytes of the record's file, perhaps those of an earlier publisher; None when there is none."""
+        return self._held.get(key)
 
     def get(self, key: str) -> T | None:
         """What is published under `key`, None when nothing is. Each call gives a value of its own."""
@@ -168,6 +188,8 @@ class Publication(Generic[T]):
         if not self._closed:
             self._closed = True
             self._watch.close()
+            if self._audience is not None:
+                self._audience.close()
             self._release()
             self._hub.forget(self)
 
@@ -199,6 +221,8 @@ class Publication(Generic[T]):
                     checkpoint = self._retake()
                 self._watch.lookup()
                 names = {key + SUFFIX for key in (*checkpoint.recorded_keys(), *self._held)}
+                if self._audience is not None:
+                    self._audience.check_place()
             for name in names:
                 self._repair_one(checkpoint, name)
             if (everything or RESTARTED in names) and checkpoint.read_restarted() != self._restarted:
@@ -207,7 +231,7 @@ class Publication(Generic[T]):
             self._hub.retry_soon()
             log.error("%s: cannot be put right: %s; tried again in a moment", self.table.path, err.strerror)
 
-    def _repair_one(self, checkpoint: Checkpoint, name: str) -> None:
+    def _repair_one(self, checkpoint: Store, name: str) -> None:
         key = key_of(name)
         if key is None:
             return
@@ -260,7 +284,7 @@ class Publication(Generic[T]):
         except OSError as err:
             raise PublishFailed(f"{self.table.path}: may not be on the disk yet: {err.strerror}") from err
 
-    def _change(self, path: str, change: Callable[[Checkpoint], None]) -> None:
+    def _change(self, path: str, change: Callable[[Store], None]) -> None:
         """Change one file of the table, taking the table anew when it was taken away under us.
 
         A change that failed half-way (a name not flushed) is undone by the repair that follows.
@@ -279,17 +303,19 @@ class Publication(Generic[T]):
         self._check_open()
         self._change(f"{self.table.path}/{RESTARTED}", lambda checkpoint: checkpoint.write_restarted(counter))
         self._restarted = counter
+        if self._audience is not None:
+            self._audience.restarted()
 
-    def _taken(self) -> Checkpoint:
+    def _taken(self) -> Store:
         """The table's files; taken anew when an earlier attempt at that failed. Raises TableHeld, OSError."""
         return self._retake() if self._checkpoint is None else self._checkpoint
 
-    def _retake(self) -> Checkpoint:
+    def _retake(self) -> Store:
         """Take the table anew where its path leads now, and publish there everything that is held."""
         log.warning("%s: was removed or replaced; published again", self.table.path)
         self._all_suspect = True  # the new directory is not watched yet, and may hold what is not ours
         self._release()  # the lock first: it may be the same file still
-        fresh = self._checkpoint = Checkpoint(self.table, self._group)
+        fresh = self._checkpoint = self._driver.store(self.table, self.group)
         for key, data in self._held.items():
             if _read_or_none(fresh, key) != data:
                 fresh.write(key, data)
@@ -298,7 +324,7 @@ class Publication(Generic[T]):
         fresh.batching = self._batching
         return fresh
 
-    def _load(self, checkpoint: Checkpoint) -> None:
+    def _load(self, checkpoint: Store) -> None:
         """Take over what the previous publisher left; a record that cannot be read is set aside, nothing is lost."""
         self._restarted = checkpoint.read_restarted()
         for key in checkpoint.recorded_keys():
@@ -330,7 +356,7 @@ class Publication(Generic[T]):
         return data, ""
 
 
-def _read_or_none(checkpoint: Checkpoint, key: str) -> bytes | None:
+def _read_or_none(checkpoint: Store, key: str) -> bytes | None:
     try:
         return checkpoint.read(key)
     except BadRecord:
