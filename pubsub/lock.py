@@ -7,11 +7,16 @@ needs no clean-up. The file holds the holder's pid in decimal for people and for
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 
 from pillar.pubsub.errors import TableHeld
 from pillar.pubsub.names import LOCK
+
+_PATIENCE = 20  # looks at a lock whose holder has not written its pid yet: it does so right after taking it
+_PAUSE_SECONDS = 0.001
 
 
 def acquire(directory: int, name: str, use: str = "published") -> int:
@@ -21,6 +26,7 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
     holder does not keep the lock. A process that forks without exec while holding it would.
     Raises TableHeld with the holder's pid.
     """
+    patience = _PATIENCE
     while True:
         fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
         try:
@@ -28,6 +34,10 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
         except BlockingIOError:
             pid = read_pid(fd)
             os.close(fd)
+            if patience and (pid is None or not _runs(pid)):  # the new holder is about to write its own
+                patience -= 1
+                time.sleep(_PAUSE_SECONDS)
+                continue
             raise TableHeld(name, pid, use) from None
         if still_there(directory, fd):
             os.ftruncate(fd, 0)
@@ -36,10 +46,27 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
         os.close(fd)  # the file was removed between open and lock: whoever comes next locks another one
 
 
+def release(fd: int) -> None:
+    """Free the lock and close its descriptor; the file stays, empty."""
+    with contextlib.suppress(OSError):  # a full or read-only disk keeps the pid there, which harms nobody
+        os.ftruncate(fd, 0)
+    os.close(fd)
+
+
 def read_pid(fd: int) -> int | None:
     """The pid in an open lock file, None when there is none yet."""
     text = os.pread(fd, 20, 0)
     return int(text) if text.isdigit() else None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def still_there(directory: int, fd: int) -> bool:
