@@ -172,7 +172,6 @@ def test_an_eco_runs_stops_runs_again_and_is_removed_whole(device: Device) -> No
     wait_for(lambda: device.read(DomainStatus, UUID) is None, "the status is withdrawn")
     assert device.domains() == []
     assert list((device.where.persist / "process").iterdir()) == []
-    assert list((device.where.agent_dir("domainmgr") / "process").iterdir()) == []
 
 
 def test_an_inactive_eco_has_its_disks_and_waits(device: Device) -> None:
@@ -273,16 +272,35 @@ def test_after_a_reboot_ecos_run_again_with_what_they_preserved(device: Device) 
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     (device.where.images / f"{sha}-{UUID}.raw").write_text("#!/bin/sh\necho preserved\nexec sleep 600\n")
-    process = device.where.agent_dir("domainmgr") / "process"
-    (process / f"{UUID}.lock").unlink()  # /run was emptied
-    (device.where.agent_dir("domainmgr") / "DomainStatus" / f"{UUID}.json").unlink()
-    holder = (process / f"{OTHER}.lock").read_text()  # /run was kept, as below a root on a disk
+    (device.where.agent_dir("domainmgr") / "DomainStatus" / f"{UUID}.json").unlink()  # /run was emptied for this one
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    (process / f"{OTHER}.lock").write_text(holder.replace(boot, "another boot"))
+    for uuid in before:
+        lock = device.where.persist / "process" / f"{uuid}.lock"
+        lock.write_text(lock.read_text().replace(boot, "another boot"))
     device.start()
     for uuid, pid in before.items():
         wait_for(lambda uuid=uuid, pid=pid: device.running(uuid).DomainId != pid, "another process")
     wait_for(lambda: "preserved" in device.output(), "the preserved copy runs")
+
+
+@pytest.mark.parametrize("removed", ["run/domainmgr", "run", "persist/process"])
+def test_an_eco_is_not_started_twice_when_a_directory_is_removed_and_domainmgr_killed(
+    device: Device, removed: str
+) -> None:
+    config = device.want(eco(device.image(SLEEPER)))
+    device.start()
+    pid = device.running().DomainId
+    wait_for(lambda: device.output().count("up") == 1, "it is up")
+    shutil.rmtree(device.where.root / removed, ignore_errors=True)  # meanwhile domainmgr may put something back
+    device.kill()
+    shutil.rmtree(device.where.root / removed, ignore_errors=True)
+    device.want(config)
+    device.start()
+    device.until(lambda found: found.State == SwState.RUNNING and found.DomainId == pid, "the same process")
+    config = device.want(but(config, Activate=False, UUIDandVersion=UUIDandVersion(UUID=UUID, Version="2")))
+    device.until(lambda found: found.State == SwState.HALTED, "HALTED")
+    assert device.domains() == []
+    assert device.output().count("up") == 1
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Machine:
 
     @property
     def lock(self) -> Path:
-        return self.where.agent_dir("domainmgr") / "process" / f"{UUID}.lock"
+        return self.where.persist / "process" / f"{UUID}.lock"
 
     @property
     def output(self) -> str:
@@ -227,6 +228,23 @@ def test_a_program_that_closes_the_lock_is_still_found_and_not_started_twice(mac
         other.start(spec)
     other.stop(UUID, 5)
     assert not living(pid)
+
+
+@pytest.mark.parametrize("removed", ["run", "persist/process"])
+def test_whatever_directory_is_removed_it_is_still_found_and_not_started_twice(machine: Machine, removed: str) -> None:
+    spec = machine.domain(SLEEPER)
+    pid = machine.run(spec)
+    until(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes(), "it is through with its last exec")
+    shutil.rmtree(machine.where.root / removed, ignore_errors=True)
+    other = ProcessHypervisor(machine.where)
+    assert other.status(UUID).domain_id == pid
+    assert other.adopt() == {UUID}
+    other.prepare(spec)
+    with pytest.raises(HypervisorError, match=f"pid {pid}"):
+        other.start(spec)
+    other.stop(UUID, 5)
+    assert not living(pid)
+    assert other.status(UUID).phase is Phase.GONE
 
 
 def test_a_stranger_that_got_the_pid_is_neither_adopted_nor_touched(machine: Machine) -> None:

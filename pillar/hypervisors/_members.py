@@ -1,9 +1,9 @@
 """The processes of one `process` domain, and how to end them all without touching a stranger.
 
 A process belongs to the domain when it is the holder named in the lock file (pid, start time and boot), has that
-holder's session while the holder lives, has the lock file open, or carries the lock's path in its environment. A pid
-alone proves nothing: each process is held by a pidfd before it is asked, so the signal reaches the process that was
-asked or nobody.
+holder's session while the holder lives, has the lock file open, or carries the lock's path in its environment. The
+last one holds even when somebody has removed the lock file. A pid alone proves nothing: each process is held by a
+pidfd before it is asked, so the signal reaches the process that was asked or nobody.
 """
 
 import os
@@ -21,10 +21,8 @@ KILL_WAIT_S = 10.0  # a killed process that is still there after that hangs in t
 
 def members(lock: Path, holder: Identity | None) -> dict[int, int]:
     """The living processes of the domain: pid -> pidfd. The caller closes the descriptors."""
-    if not lock.exists():
-        return {}
     real_path = os.path.realpath(lock)
-    entry = os.fsencode(f"{LOCK_VARIABLE}={lock}")
+    entry = _entry(lock)
     holder_lives = holder is not None and _proc.alive(holder)
     found: dict[int, int] = {}
     for pid in _proc.all_pids():
@@ -43,6 +41,41 @@ def members(lock: Path, holder: Identity | None) -> dict[int, int]:
         else:
             os.close(descriptor)
     return found
+
+
+def main_process(lock: Path) -> Identity | None:
+    """Who the domain is when its lock file is gone: the oldest session leader with the path or the file.
+
+    Either may be missing: a program may close what it inherits, and during an exec the environment is empty.
+    """
+    entry, real_path = _entry(lock), os.path.realpath(lock)
+    found = []
+    for pid in _proc.all_pids():
+        looks = _proc.stat(pid)
+        if looks is None or looks.session != pid:
+            continue
+        if _proc.has_environment(pid, entry) or _proc.holds_file(pid, real_path):
+            found.append((looks.start_ticks, pid))
+    if not found:
+        return None
+    start_ticks, pid = min(found)
+    return Identity(pid=pid, start_ticks=start_ticks, boot=_proc.boot_id())
+
+
+def locks_below(directory: Path) -> set[Path]:
+    """The lock files in this directory, there or not, that living processes carry in their environment."""
+    start = os.fsencode(f"{LOCK_VARIABLE}=")
+    carried = {
+        Path(os.fsdecode(entry[len(start) :]))
+        for pid in _proc.all_pids()
+        for entry in _proc.environment(pid)
+        if entry.startswith(start)
+    }
+    return {lock for lock in carried if lock.parent == directory}
+
+
+def _entry(lock: Path) -> bytes:
+    return os.fsencode(f"{LOCK_VARIABLE}={lock}")
 
 
 def end_all(lock: Path, holder: Identity | None, grace_s: float) -> list[int]:

@@ -83,24 +83,29 @@ def all_pids() -> list[int]:
 
 
 def holds_file(pid: int, path: str) -> bool:
-    """Whether the process has the file open that stands at this real path. False when it is not ours to look at.
+    """Whether the process has the file open that stands, or stood, at this real path. False when we may not look.
 
     Compares names as the kernel tells them and opens nothing: another process's file may hang on a dead server.
     """
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(FileNotFoundError, ProcessLookupError):
-                if os.readlink(f"/proc/{pid}/fd/{name}") == path:
+                if os.readlink(f"/proc/{pid}/fd/{name}") in (path, f"{path} (deleted)"):
                     return True
     return False
 
 
+def environment(pid: int) -> list[bytes]:
+    """Every NAME=value the process was started with, [] when it is gone or not ours to look at."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
+
+
 def has_environment(pid: int, entry: bytes) -> bool:
     """Whether the process was started with this NAME=value. False when it is not ours to look at."""
-    try:
-        return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return False
+    return entry in environment(pid)
 
 
 def command_line(pid: int) -> list[bytes]:

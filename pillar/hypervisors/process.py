@@ -3,8 +3,9 @@
 No isolation: the program has domainmgr's rights and the host's network. Good for trying things out and for trusted
 services.
 
-    <root>/run/domainmgr/process/<uuid>.lock    held (flock) by the domain itself, which inherits the descriptor; says
-                                                {"pid", "start_ticks", "boot"} of its main process
+    <root>/persist/process/<uuid>.lock          held (flock) by the domain itself, which inherits the descriptor; says
+                                                {"pid", "start_ticks", "boot"} of its main process. Not in /run: it
+                                                must stay as long as the domain, even if somebody empties /run
     <root>/persist/process/<uuid>/work          working directory and HOME; kept over restarts of the ECO
     <root>/persist/process/<uuid>/<sha>         executable copy of a read-only image (0555): a verified file is not
                                                 executable and belongs to the verifier
@@ -13,8 +14,8 @@ services.
 A start claims the lock, empties the file, and spawns `_launch.py`, which writes itself into the file and becomes the
 program. So at any instruction at which domainmgr may be killed, the lock tells: free - nothing runs; held and empty
 - the launcher is on its way; held and filled - that process is the domain. A program that closes the descriptor is
-still found by what the file says. The main process is the domain: when it ends, whatever it left behind is ended
-too, as in a container.
+still found by what the file says, and one whose lock file was removed by its environment. The main process is the
+domain: when it ends, whatever it left behind is ended too, as in a container.
 
 Sizes, memory limits and vifs are not enforced. The exit status is known to the domainmgr that started the domain; a
 later one sees that it ended, but not how. What the program finds in its environment: _environment.
@@ -61,7 +62,6 @@ class ProcessHypervisor:
     name = "process"
 
     def __init__(self, where: Locations) -> None:
-        self._locks = where.agent_dir("domainmgr") / "process"
         self._data = where.persist / "process"
         self._where = where
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # started by us: their exit status is ours to read
@@ -92,7 +92,7 @@ class ProcessHypervisor:
         _environment.arguments(domain)
         data = _environment.user_data(domain)
         home = self._home(domain.uuid)
-        for directory in (self._locks, self._data, home, home / "work"):
+        for directory in (self._data, home, home / "work"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = home / "user-data"
         if data:
@@ -146,7 +146,7 @@ class ProcessHypervisor:
         self.status(uuid)  # reaps our child, so that the pid is free
 
     def adopt(self) -> set[str]:
-        found = {path.stem for path in self._locks.glob("*.lock")}
+        found = {path.stem for path in (*self._data.glob("*.lock"), *_members.locks_below(self._data))}
         with suppress(FileNotFoundError):
             found |= {entry.name for entry in os.scandir(self._data) if entry.is_dir(follow_symlinks=False)}
         return found
@@ -184,10 +184,10 @@ class ProcessHypervisor:
 
     def _claim(self, uuid: str, lock: Path) -> int:
         """Take the domain's lock, empty the file, return the locked descriptor. Raises HypervisorError when it runs."""
-        self._locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        holder = self._holder(uuid)  # before the file is made: a removed one must not look like one never written
         lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            holder = self._holder(uuid)
             if holder is not None and _proc.alive(holder):
                 raise HypervisorError(f"it runs already as pid {holder.pid}")
             with self._guard:  # `status` tries the lock too
@@ -239,12 +239,12 @@ class ProcessHypervisor:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def _holder(self, uuid: str) -> Identity | None:
-        """Who the lock file says the domain is. None when it says nothing yet."""
+        """Who the lock file says the domain is; without one, who carries its path. None when nobody is known yet."""
         try:
             fields = json.loads(self._lock(uuid).read_bytes())
             return Identity(pid=fields["pid"], start_ticks=fields["start_ticks"], boot=fields["boot"])
         except FileNotFoundError:
-            return None
+            return _members.main_process(self._lock(uuid))
         except (ValueError, KeyError, TypeError):  # empty, or the launcher is writing it
             return None
 
@@ -265,7 +265,7 @@ class ProcessHypervisor:
             os.close(lock_fd)
 
     def _lock(self, uuid: str) -> Path:
-        return self._locks / f"{uuid}.lock"
+        return self._data / f"{uuid}.lock"
 
     def _home(self, uuid: str) -> Path:
         return self._data / uuid
