@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from functools import partial
 
 from msgspec.structs import replace
 
 from pillar.agent import Agent
 from pillar.clocks import RetryClock, UseClock
-from pillar.cmd.downloader import decide, space
+from pillar.cmd.downloader import container, decide, space
+from pillar.cmd.downloader.container import Claims
 from pillar.cmd.downloader.decide import (
     Adopt,
     Cancel,
@@ -23,10 +25,11 @@ from pillar.cmd.downloader.decide import (
     Step,
     WrongContent,
 )
-from pillar.cmd.downloader.plan import Impossible, Plan, Waiting, plan
+from pillar.cmd.downloader.plan import REGISTRY, Impossible, Plan, Waiting, plan
 from pillar.cmd.downloader.work import Download, adopt
-from pillar.imagestore import ImageStore, name_problem
+from pillar.imagestore import Found, ImageStore, name_problem
 from pillar.keyqueue import KeyQueue
+from pillar.ociimage import Layout
 from pillar.pubsub import Publication, Subscription
 from pillar.transports import Limits, partfile
 from pillar.transports.fetch import STREAMS
@@ -73,6 +76,8 @@ class Downloader(Agent):
         self.queue = KeyQueue(self.loop, self.step, self.log)
         self.workers = Workers(self.loop, AT_ONCE)
         self.stores = {objtype: ImageStore(self.where, objtype) for objtype in OWNERS}
+        self.layouts = {objtype: Layout.of(self.where, objtype) for objtype in OWNERS}
+        self.claims = Claims()
         self.running: dict[str, Fetch | Adopt] = {}
         self.downloads: dict[str, Download] = {}
         self.events: dict[str, Event] = {}
@@ -172,7 +177,7 @@ class Downloader(Agent):
             now=now(),
             objtype=objtype,
             plan=planned,
-            found=store.find(config.ImageSha256, safename),
+            found=self._find(objtype, config, status),
             part_kib=part_kib,
             free_kib=0 if running else self._tally(without=key).RemainingSpace + part_kib,
             running=running,
@@ -182,6 +187,11 @@ class Downloader(Agent):
             unused=self.uses.idle(key) >= self.settings.DownloadGCTime,
             first_look=key not in self.looked_at,
         )
+
+    def _find(self, objtype: str, config: DownloaderConfig, status: DownloaderStatus | None) -> Found | None:
+        sha256 = config.ImageSha256 or (decide.content_of(status) if status is not None else "")
+        found = self.stores[objtype].find(sha256, config.Safename)
+        return container.whole(self.layouts[objtype], found) if config.IsContainer else found
 
     def _wait_for_datastore(
         self, key: str, planned: Plan | Waiting | Impossible, status: DownloaderStatus | None
@@ -274,7 +284,14 @@ class Downloader(Agent):
         def tell(done: int, size: int | None) -> None:
             self.loop.call_soon_threadsafe(lambda: self._progressed(key, work, Progress(done, size)))
 
-        download = Download(
+        make: Callable[..., Download] = Download
+        if work.plan.source.ds_type == REGISTRY:
+            from pillar.cmd.downloader.containerwork import ContainerDownload  # on use: it speaks HTTP
+
+            make = partial(
+                ContainerDownload, store=self.stores[objtype], layout=self.layouts[objtype], claims=self.claims
+            )
+        download = make(
             work.plan,
             self.stores[objtype].pending_file(config.ImageSha256, safename),
             config.ImageSha256,
@@ -317,7 +334,7 @@ class Downloader(Agent):
             target = store.pending_file(sha256, safename)
             partfile.discard(target)
             shared = sha256 and any(
-                status.ImageSha256 == sha256
+                decide.content_of(status) == sha256
                 for other, status in self.statuses[objtype].items().items()
                 if other != safename
             )
@@ -333,6 +350,7 @@ class Downloader(Agent):
             self._forget(key)
             self.statuses[objtype].unpublish(safename)
             self.log.info("%s withdrawn", key)
+        self._sweep_blobs(objtype)
         self._mark_waiting()
 
     def _forget(self, key: str) -> None:
@@ -393,7 +411,8 @@ class Downloader(Agent):
             for safename, status in statuses.items().items():
                 if status.ReservedSpace and f"{objtype}/{safename}" != without:
                     target = self.stores[objtype].pending_file(status.ImageSha256, safename)
-                    reservations.append(space.Reservation(status.ReservedSpace, kib(partfile.on_disk(target))))
+                    brought = container.stored(self.downloads.get(f"{objtype}/{safename}")) or partfile.on_disk(target)
+                    reservations.append(space.Reservation(status.ReservedSpace, kib(brought)))
         used = space.used_kib(self.where.persist / "downloads")
         return space.tally(limit or space.default_max_kib(self.where.persist), used, reservations)
 
@@ -417,9 +436,19 @@ class Downloader(Agent):
             if not self.configs[objtype].is_synchronized:
                 continue
             wanted = [
-                *((name, status.ImageSha256) for name, status in self.statuses[objtype].items().items()),
+                *((name, decide.content_of(status)) for name, status in self.statuses[objtype].items().items()),
                 *((name, config.ImageSha256) for name, config in self.configs[objtype].items().items()),
             ]
             for path in space.sweep(store.directory("pending"), wanted):
                 self.log.info("%s/%s removed: nobody has wanted it since the start", objtype, path.name)
+            self._sweep_blobs(objtype)
         self._sweep_later()
+
+    def _sweep_blobs(self, objtype: str) -> None:
+        """Remove blobs that no image has, unless one may still be on its way to being complete."""
+        statuses, configs = self.statuses[objtype].items(), self.configs[objtype]
+        on_its_way = any(status.IsContainer and status.State != SwState.DOWNLOADED for status in statuses.values())
+        if not configs.is_synchronized or on_its_way or set(configs.keys()) - set(statuses):
+            return
+        for name in self.layouts[objtype].sweep(container.roots(self.stores[objtype])):
+            self.log.info("%s: blob %s removed: no image has it", objtype, name)

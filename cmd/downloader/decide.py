@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pillar.cmd.downloader.plan import Impossible, Plan, Waiting
 from pillar.imagestore import Found, name_problem
+from pillar.ociimage import sha256_of_id
 from pillar.types.common import kib
 from pillar.types.downloader import DownloaderConfig, DownloaderStatus
 from pillar.types.enums import SwState
@@ -62,6 +63,7 @@ class Done:
     """The object is in its place."""
 
     size: int
+    container_id: str = ""  # sha256:... of the root document, when it is a container from a registry
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def step(config: DownloaderConfig | None, status: DownloaderStatus | None, facts
         # Another object under the same name: the old one ends as if its config had gone.
         if facts.running is not None:
             return Step(replace(status, PendingDelete=True), Cancel())
-        return Step(_new(config, facts), Discard(status.ImageSha256))
+        return Step(_new(config, facts), Discard(content_of(status)))
     status = _follow(config, status, facts)
     if facts.event is not None:
         status = _hear(config, status, facts)
@@ -135,7 +137,7 @@ def _go_away(status: DownloaderStatus | None, facts: Facts) -> Step:
     if facts.running is not None:
         gone = replace(status, PendingAdd=False, PendingDelete=True) if status is not None else None
         return Step(gone, Cancel())
-    return Step(None, Discard(status.ImageSha256) if status is not None else None)
+    return Step(None, Discard(content_of(status)) if status is not None else None)
 
 
 def _while_running(config: DownloaderConfig, status: DownloaderStatus, facts: Facts) -> Step:
@@ -157,6 +159,7 @@ def _while_idle(config: DownloaderConfig, status: DownloaderStatus, facts: Facts
         if facts.found is not None or not facts.first_look:
             return Step(_expire(status, facts))
         status = _idle(status)
+    # Without a sha256 nothing can be compared: a certificate counts as it is, a container is the verifier's to judge.
     if facts.found is not None and (facts.found.stage != "pending" or not config.ImageSha256):
         return Step(_expire(_downloaded(status, facts.found.size, facts), facts))
     if config.RefCount == 0:
@@ -183,6 +186,11 @@ def _while_idle(config: DownloaderConfig, status: DownloaderStatus, facts: Facts
         Size=0,
     )
     return Step(started, Fetch(facts.plan, facts.free_kib * 1024))
+
+
+def content_of(status: DownloaderStatus) -> str:
+    """The sha256 under which the object stands: the config's, or that which a registry's tag turned out to be."""
+    return status.ImageSha256 or sha256_of_id(status.ContainerImageID)
 
 
 def _new(config: DownloaderConfig, facts: Facts) -> DownloaderStatus:
@@ -225,7 +233,10 @@ def _hear(config: DownloaderConfig, status: DownloaderStatus, facts: Facts) -> D
                 LastErr="",
                 LastErrTime=ZERO_TIME,
             )
-        case Done(size):
+        case Done(size, container_id):
+            status = replace(status, ContainerImageID=container_id or status.ContainerImageID)
+            if status.IsContainer and facts.found is not None:
+                size = facts.found.size  # with its blobs
             return _downloaded(status, size, facts)
         case Failed(text, _):
             return replace(_idle(status), LastErr=text, LastErrTime=facts.now, RetryCount=status.RetryCount + 1)
@@ -234,10 +245,12 @@ def _hear(config: DownloaderConfig, status: DownloaderStatus, facts: Facts) -> D
 
 
 def _downloaded(status: DownloaderStatus, size: int, facts: Facts) -> DownloaderStatus:
+    by_config = f"sha256:{status.ImageSha256.lower()}" if status.IsContainer and status.ImageSha256 else ""
     return replace(
         status,
         PendingAdd=False,
         State=SwState.DOWNLOADED,
+        ContainerImageID=status.ContainerImageID or by_config,
         ReservedSpace=0,
         Size=size,
         Progress=100,

@@ -14,6 +14,7 @@ from pillar.types.nim import DeviceNetworkStatus, NetworkPortStatus
 from pillar.types.scalars import NIL_UUID
 
 CERT_OBJ = "cert.obj"
+REGISTRY = "DsContainerRegistry"
 # Left as they are in a name: what may stand in a URL's path, an escape that is there already, and a query.
 _URL_CHARACTERS = "/:@!$&'()*+,;=~-._%?"
 _SCHEMES = {
@@ -22,7 +23,7 @@ _SCHEMES = {
     "DsS3": "https",
     "DsAzureBlob": "https",
     "DsSFTP": "sftp",
-    "DsContainerRegistry": "docker",
+    REGISTRY: "docker",
     "DsFile": "file",
 }
 
@@ -59,6 +60,8 @@ def plan(
         datastore = DatastoreConfig()
     if datastore is None:
         return Waiting(f"waiting for datastore {config.DatastoreID}")
+    if datastore.DsType == REGISTRY and not config.IsContainer:
+        return Impossible("a container registry holds containers only; the drive's iformat is not CONTAINER")
     source = source_of(config, objtype, datastore)
     routes = routes_to(source.url, network, config.AllowNonFreePort)
     if not routes:

@@ -8,12 +8,13 @@ from msgspec.structs import replace
 
 from pillar.agent import Agent
 from pillar.clocks import RetryClock, UseClock
-from pillar.cmd.verifier import decide, signature
+from pillar.cmd.verifier import container, decide, signature
 from pillar.cmd.verifier.decide import Bad, Cancel, Facts, Good, Refused, Remove, Step, Verify
 from pillar.cmd.verifier.ledger import Ledger
 from pillar.cmd.verifier.work import Verification, remove_image
 from pillar.imagestore import Found, ImageStore, is_sha256
 from pillar.keyqueue import KeyQueue
+from pillar.ociimage import Layout, sha256_of_id
 from pillar.pubsub import Publication, Subscription
 from pillar.types.common import safename as safename_of
 from pillar.types.downloader import DownloaderStatus
@@ -41,6 +42,7 @@ class Verifier(Agent):
         self.trust = signature.Trust(self.where.certs, self.where.config / "root-certificate.pem")
         self.stores = {objtype: ImageStore(self.where, objtype) for objtype in OWNERS}
         self.ledgers = {objtype: Ledger(self.where.persist / "verifier" / objtype) for objtype in OWNERS}
+        self.layouts = {objtype: Layout.of(self.where, objtype) for objtype in OWNERS}
         self.running: dict[str, str] = {}  # key -> the sha256 that is worked on
         self.events: dict[str, Event] = {}
         self.unproven: set[str] = set()  # keys whose verified file changed since its digest was computed
@@ -58,6 +60,7 @@ class Verifier(Agent):
         for stage in ("verifier", "verified"):
             self.stores[objtype].directory(stage).mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self.statuses[objtype] = self.pubsub.publication(VerifyImageStatus, scope=objtype)
+        container.publish(self.layouts[objtype], self.stores[objtype])
         self._judge_old_statuses(objtype)
         self._offer_what_nobody_asks_for(objtype)
         self.configs[objtype] = self.pubsub.subscription(
@@ -116,9 +119,10 @@ class Verifier(Agent):
 
     def _proven(self, objtype: str, sha256: str, found: Found) -> bool:
         try:
-            return self.ledgers[objtype].proves(sha256, found.path.lstat())
+            known = self.ledgers[objtype].proves(sha256, found.path.lstat())
         except FileNotFoundError:
             return False
+        return known and container.proven(self.layouts[objtype], self.ledgers[objtype], sha256, found.path)
 
     def _find(self, objtype: str, sha256: str, safename: str) -> Found | None:
         """The furthest stage that has the image."""
@@ -142,6 +146,8 @@ class Verifier(Agent):
             return  # before the owner's table was read, nothing is known to be gone
         if config is not None and config.Safename != safename:
             config = replace(config, Safename=safename)  # the file's name is the key
+        if config is not None:
+            config = decide.by_content(config)
         decision = decide.step(config, status, self._facts(key, config, status))
         if decision.status is not None:
             statuses.publish(safename, decision.status)
@@ -204,7 +210,8 @@ class Verifier(Agent):
                 self._remove(objtype, safename, sha256, verified)
             case Verify() if decision.status is not None:
                 sha256 = decision.status.ImageSha256
-                work = Verification(self.stores[objtype], self.ledgers[objtype], self.trust, sha256, safename, config)
+                places = self.stores[objtype], self.layouts[objtype], self.ledgers[objtype]
+                work = Verification(*places, self.trust, sha256, safename, config)
                 if self.workers.submit(f"{objtype}/{sha256}", work.run, partial(self._ended, key)):
                     self.running[key] = sha256
 
@@ -229,6 +236,7 @@ class Verifier(Agent):
         others = (status for other, status in self.statuses[objtype].items().items() if other != safename)
         if is_sha256(sha256) and all(status.ImageSha256 != sha256 for status in others):
             remove_image(self.stores[objtype], self.ledgers[objtype], sha256, verified=verified)
+            container.publish(self.layouts[objtype], self.stores[objtype])
 
     def _forget(self, key: str, status: VerifyImageStatus | None) -> None:
         objtype, _, safename = key.partition("/")
@@ -265,7 +273,7 @@ class Verifier(Agent):
         if status.State != SwState.DOWNLOADED:
             return
         for safename, config in self.configs[objtype].items().items():
-            if config.ImageSha256 == status.ImageSha256:
+            if decide.by_content(config).ImageSha256 == (status.ImageSha256 or sha256_of_id(status.ContainerImageID)):
                 self._config_changed(f"{objtype}/{safename}")
 
     def _certificates_changed(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from pillar.imagestore import Found, name_problem
+from pillar.ociimage import sha256_of_id
 from pillar.types.enums import SwState
 from pillar.types.scalars import ZERO_TIME, Time
 from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
@@ -139,6 +140,13 @@ def _without_config(status: VerifyImageStatus | None, facts: Facts) -> Step:
         return Step(status) if waits else Step(_pending(status), Verify())
     delivered = replace(status, PendingAdd=False, State=SwState.DELIVERED, LastErr="", LastErrTime=ZERO_TIME)
     return Step(_expire(delivered, facts))
+
+
+def by_content(config: VerifyImageConfig) -> VerifyImageConfig:
+    """A container without ImageSha256 is verified by what its tag turned out to be when it was fetched."""
+    if config.IsContainer and not config.ImageSha256:
+        return replace(config, ImageSha256=sha256_of_id(config.ContainerImageID))
+    return config
 
 
 def offered(safename: str, sha256: str, size: int, objtype: str, proven: bool, now: Time) -> VerifyImageStatus:

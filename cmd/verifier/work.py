@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pillar.cmd.verifier import signature
+from pillar.cmd.verifier import container, signature
 from pillar.cmd.verifier.decide import Bad, Good, Refused, no_file_text
 from pillar.cmd.verifier.ledger import Ledger, look
 from pillar.cmd.verifier.signature import SignatureRefused, Trust
 from pillar.imagestore import STAGES, Found, ImageStore
+from pillar.ociimage import BrokenImage, Layout
 from pillar.transports.partfile import is_part, sync_directory
 from pillar.types.common import filename_from_safename
 from pillar.types.verifier import VerifyImageConfig
@@ -28,6 +29,7 @@ class Verification:
     """One image to bring to `verified`. `config` is None for one that stands there and is only looked at again."""
 
     store: ImageStore
+    layout: Layout
     ledger: Ledger
     trust: Trust
     sha256: str
@@ -42,7 +44,16 @@ class Verification:
             while found is not None:
                 digest = self._digest(found, cancel)
                 if digest == self.sha256.lower():
-                    return self._let_through(self._take(found))
+                    found = self._take(found)
+                    try:
+                        return self._with_blobs(found, cancel)
+                    except BrokenImage as err:
+                        self._throw_away(found)
+                        return (
+                            Bad(f"sha256 mismatch: {err}")
+                            if err.present
+                            else Refused(f"{no_file_text(self.sha256)}: {err}")
+                        )
                 wrong = digest
                 self._throw_away(found)
                 found = self.store.find_in(stage, self.sha256, self.safename)
@@ -51,6 +62,19 @@ class Verification:
                 f"sha256 mismatch: the image has {wrong}, the config says {self.sha256.lower()}; the file was removed"
             )
         return Refused(no_file_text(self.sha256))
+
+    def _with_blobs(self, found: Found, cancel: Cancel) -> Good | Refused:
+        """Of a container image everything that the file leads to has to be right too. Raises BrokenImage."""
+        root = container.root_of(self.layout, self.sha256, found.path, claimed=self._is_container())
+        if root is None:
+            return self._let_through(found)
+        size = container.check(self.layout, self.ledger, root, cancel)
+        result = self._let_through(found)
+        container.publish(self.layout, self.store)
+        return Good(size) if isinstance(result, Good) else result
+
+    def _is_container(self) -> bool:
+        return self.config is not None and self.config.IsContainer
 
     def _digest(self, found: Found, cancel: Cancel) -> str:
         """The file's sha256: as remembered, or read. Taken out of pending first, where others may write."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from pillar.cmd.zedmanager.facts import Facts, Problem
 from pillar.cmd.zedmanager.images import current_images
 from pillar.types.common import VmConfig
@@ -92,7 +94,7 @@ def place_disks(images: tuple[StorageStatus, ...], domain: DomainStatus) -> dict
     for i, image in enumerate(images):
         if image.Target not in _DISK_TARGETS:
             continue
-        disk = next((disk for disk in left if disk.ImageSha256.lower() == image.ImageSha256), None)
+        disk = next((disk for disk in left if disk.ImageSha256.lower() == _sha256(image)), None)
         if disk is not None:
             left.remove(disk)
             placed[i] = (disk.Vdev, disk.ActiveFileLocation)
@@ -100,7 +102,14 @@ def place_disks(images: tuple[StorageStatus, ...], domain: DomainStatus) -> dict
 
 
 def _disk_config(image: StorageStatus) -> DiskConfig:
-    return DiskConfig(**{field: getattr(image, field) for field in DiskConfig.__struct_fields__})
+    disk = DiskConfig(**{field: getattr(image, field) for field in DiskConfig.__struct_fields__})
+    return replace(disk, ImageSha256=_sha256(image))
+
+
+def _sha256(image: StorageStatus) -> str:
+    """A container that is named by a tag is verified under what that turned out to be."""
+    by_tag = image.IsContainer and not image.ImageSha256
+    return image.ContainerImageID.removeprefix("sha256:") if by_tag else image.ImageSha256
 
 
 def _network(facts: Facts) -> tuple[int, tuple[VifInfo, ...] | None]:
