@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import library, processes
+from pillar.bench import library, processes, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -24,6 +24,11 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "memory": processes.memory,
     "start": processes.start,
     "deploy": processes.deploy,
+    "http_vs_curl": transports.http_vs_curl,
+    "ranges_vs_aria2": transports.ranges_vs_aria2,
+    "s3_vs_boto3": transports.s3_vs_boto3,
+    "downloader_rss": transports.downloader_rss,
+    "many_vs_serial": transports.many_vs_serial,
 }
 
 
@@ -48,6 +53,11 @@ TARGETS = {
     "zedmanager_rss_mib": Target(32),
     "start_ratio": Target(1.6),
     "deploy_s": Target(1.0),
+    "http_vs_curl": Target(0.8, at_least=True),
+    "ranges_vs_aria2": Target(0.9, at_least=True),
+    "s3_vs_boto3": Target(0.8, at_least=True),
+    "downloader_rss_mib": Target(80),
+    "many_vs_serial": Target(5, at_least=True),
 }
 
 

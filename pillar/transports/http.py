@@ -15,7 +15,7 @@ import ipaddress
 import ssl
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -203,29 +203,34 @@ def _session(library: Any, route: Route, limits: Limits) -> requests.Session:
 
     class Adapter(library.adapters.HTTPAdapter):  # type: ignore[misc]
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs, **_connection_arguments(route, limits))
+            super().init_poolmanager(*args, **kwargs, **arguments)
 
         def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-            return super().proxy_manager_for(proxy, **kwargs, **_connection_arguments(route, limits))
+            return super().proxy_manager_for(proxy, **kwargs, **arguments)
 
         def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
             conn.cert_reqs = "CERT_REQUIRED"  # by the context alone, not by the bundle that requests brings along
 
+    arguments: dict[str, Any] = {"ssl_context": _tls(limits, _stamps(limits))}
+    if route.address:
+        arguments["source_address"] = (route.address, 0)
     session = cast("requests.Session", library.Session())
     session.trust_env = False  # proxies and logins come from the device's configuration, not from ~/.netrc
+    adapter = Adapter()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, Adapter())
+        session.mount(scheme, adapter)
     return session
 
 
-def _connection_arguments(route: Route, limits: Limits) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"ssl_context": _tls(limits)}
-    if route.address:
-        arguments["source_address"] = (route.address, 0)
-    return arguments
+def _stamps(limits: Limits) -> tuple[int, ...]:
+    """Changes when one of the files does."""
+    paths = (limits.root_certificate, limits.client_certificate, limits.client_key)
+    return tuple(path.stat().st_mtime_ns if path is not None and path.exists() else 0 for path in paths)
 
 
-def _tls(limits: Limits) -> ssl.SSLContext:
+@lru_cache(maxsize=4)
+def _tls(limits: Limits, stamps: tuple[int, ...]) -> ssl.SSLContext:
+    """Reading the system's roots takes 20 ms, so a context is made once for the same files."""
     context = ssl.create_default_context()
     # A body without length ends when the connection does. TLS tells an end from a cut; by default Python does not.
     context.wrap_socket = partial(context.wrap_socket, suppress_ragged_eofs=False)  # type: ignore[method-assign]
