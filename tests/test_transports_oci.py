@@ -227,15 +227,26 @@ def stored(device: ContainerDevice) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def test_killed_anywhere_at_most_a_mebibyte_is_fetched_again(
-    device: ContainerDevice, registry: Registry, layout: Path, pytestconfig: pytest.Config
-):
-    every = [at + off for at in range(0, LAYER_BYTES, 64 * 1024) for off in (-1, 0, 1) if at + off > 0]
-    steps = [1, 400, 900, 1_400, 2_000]  # bytes of the registry's: documents, the config, the first layer's header
+KILL_POINTS = [at + off for at in range(0, LAYER_BYTES, 64 * 1024) for off in (-1, 0, 1) if at + off > 0]
+KILL_STEPS = [1, 400, 900, 1_400, 2_000]  # bytes of the registry's: documents, the config, the first layer's header
+
+
+def test_killed_anywhere_at_most_a_mebibyte_is_fetched_again(device: ContainerDevice, registry: Registry, layout: Path):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    sample = random.Random(seed).sample(every, 3) + random.Random(seed).sample(steps, 2)
-    points = steps + every if pytestconfig.getoption("--full") else sorted(sample)
+    chosen = random.Random(seed)
+    kill_at_each(sorted(chosen.sample(KILL_POINTS, 3) + chosen.sample(KILL_STEPS, 2)), device, registry, layout)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_killed_at_every_64_kib_at_most_a_mebibyte_is_fetched_again(
+    device: ContainerDevice, registry: Registry, layout: Path
+):
+    kill_at_each(KILL_STEPS + KILL_POINTS, device, registry, layout)
+
+
+def kill_at_each(points: list[int], device: ContainerDevice, registry: Registry, layout: Path) -> None:
     whole = digests(layout, "one")
     size = sum((layout / "blobs" / "sha256" / name).stat().st_size for name in whole)
     proxy = CountingProxy(registry.port)

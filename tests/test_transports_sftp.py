@@ -230,15 +230,8 @@ def test_a_password_is_enough_and_a_wrong_one_is_said(image: Path, tmp_path: Pat
 # ---- killed
 
 
-def kill_points(full: bool) -> list[int]:
-    """Every 64 KiB of the file, and a byte less and more; and steps of the handshake."""
-    every = [at + off for at in range(0, len(CONTENT) + 1, 64 * 1024) for off in (-1, 0, 1) if at + off > 0]
-    steps = [22, 700, 1_200, 2_000, 2_600, 3_200]  # bytes of the server's: banner, key exchange, login, open
-    if full:
-        return steps + every
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    return sorted(random.Random(seed).sample(every, 4) + random.Random(seed).sample(steps, 2))
+KILL_POINTS = [at + off for at in range(0, len(CONTENT) + 1, 64 * 1024) for off in (-1, 0, 1) if at + off > 0]
+KILL_STEPS = [22, 700, 1_200, 2_000, 2_600, 3_200]  # bytes of the server's: banner, key exchange, login, open
 
 
 def killed_at(proxy: CountingProxy, fields: dict[str, str], target: Path, point: int) -> None:
@@ -260,11 +253,22 @@ def killed_at(proxy: CountingProxy, fields: dict[str, str], target: Path, point:
 
 
 def test_killed_anywhere_at_most_a_mebibyte_is_fetched_again(
-    sshd: Sshd, proxy: CountingProxy, image: Path, tmp_path: Path, pytestconfig: pytest.Config
+    sshd: Sshd, proxy: CountingProxy, image: Path, tmp_path: Path
 ):
-    fields = sshd.source(image, url=sshd.fqdn(port=proxy.port))
-    for point in kill_points(pytestconfig.getoption("--full")):
-        killed_at(proxy, fields, tmp_path / "got", point)
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    for point in sorted(chosen.sample(KILL_POINTS, 4) + chosen.sample(KILL_STEPS, 2)):
+        killed_at(proxy, sshd.source(image, url=sshd.fqdn(port=proxy.port)), tmp_path / "got", point)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_killed_at_every_64_kib_at_most_a_mebibyte_is_fetched_again(
+    sshd: Sshd, proxy: CountingProxy, image: Path, tmp_path: Path
+):
+    for point in KILL_STEPS + KILL_POINTS:
+        killed_at(proxy, sshd.source(image, url=sshd.fqdn(port=proxy.port)), tmp_path / "got", point)
 
 
 def test_a_killed_downloader_goes_on_where_it_stopped(sshd: Sshd, proxy: CountingProxy, image: Path, root: Path):
