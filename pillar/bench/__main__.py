@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "latency": library.latency,
     "burst": library.burst,
     "growth": library.growth,
+    "batch": library.batch,
     "memory": processes.memory,
     "start": processes.start,
     "deploy": processes.deploy,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from pillar.bench.children import AGENT
 from pillar.bench.floor import BareWriter, now
-from pillar.bench.measure import record, scratch, take_turns
+from pillar.bench.measure import disk, record, scratch, take_turns
 from pillar.pubsub import PubSub
 from pillar.types.downloader import DownloaderStatus
 
@@ -20,6 +20,7 @@ LATENCIES = 200
 IDLE_S = 0.004  # between two publishes of a latency measurement: the receiver has gone back to sleep
 BURST = 10_000
 MANY_KEYS = 100_000
+BATCH = 100
 
 Publish = Callable[[str, DownloaderStatus], object]
 
@@ -60,6 +61,22 @@ def growth() -> dict[str, float]:
             hundred_thousand.publish(f"filler{number}", record(number))
         pair = take_turns(lambda: _per_publish(hundred_thousand.publish), lambda: _per_publish(ten.publish))
     return {"growth_ratio": pair.ratio}
+
+
+def batch() -> dict[str, float]:
+    """batch_us, batch_ratio: a persistent publish, on disk, in a batch of a hundred against one by one."""
+    with disk() as place, PubSub(place, AGENT) as pubsub:
+        publication = pubsub.publication(DownloaderStatus, persistent=True)
+
+        def hundred(changes: contextlib.AbstractContextManager[None]) -> float:
+            start = time.perf_counter()
+            with changes:  # its end counts, too
+                for number in range(BATCH):
+                    publication.publish(f"key{number}", record(next(_numbers)))
+            return (time.perf_counter() - start) / BATCH * 1e6
+
+        pair = take_turns(lambda: hundred(publication.batch()), lambda: hundred(contextlib.nullcontext()))
+    return {"batch_us": pair.subject, "batch_ratio": pair.ratio}
 
 
 _numbers = iter(range(1, 2**31))

@@ -15,6 +15,7 @@ from pillar.types.downloader import DownloaderStatus
 from pillar.types.enums import SwState
 
 TMPFS = "/dev/shm"
+DISK = "/var/tmp"
 RUNS = 5
 RECORD_BYTES = 1024
 
@@ -40,6 +41,11 @@ def take_turns(subject: Callable[[], float], floor: Callable[[], float]) -> Pair
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """A new directory on tmpfs."""
     return tempfile.TemporaryDirectory(prefix="pillar-bench-", dir=TMPFS if Path(TMPFS).is_dir() else None)
+
+
+def disk() -> tempfile.TemporaryDirectory[str]:
+    """A new directory on the disk."""
+    return tempfile.TemporaryDirectory(prefix="pillar-bench-", dir=DISK)
 
 
 def record(number: int, stamp: int = 0) -> DownloaderStatus:
