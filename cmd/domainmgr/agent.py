@@ -254,6 +254,7 @@ class DomainMgr(Agent):
 
     def _collect(self) -> None:
         """Delete copies that nobody has used for VdiskGCTime; not before all configurations are known."""
+        self._collect_later()  # first: whatever fails below is tried again then
         self._publish_images()
         if self.configs.is_synchronized:
             limit_s = float(self.settings.VdiskGCTime)
@@ -262,7 +263,6 @@ class DomainMgr(Agent):
                 self.log.info("%s: deleted, nobody has used it for %.0f s", name, limit_s)
             self._publish_images()
             self._collect_leftovers()
-        self._collect_later()
 
     def _collect_leftovers(self) -> None:
         """Look again at what backends keep of domains that nobody has mentioned for long enough."""
@@ -276,9 +276,9 @@ class DomainMgr(Agent):
         return time.monotonic() - since >= self.settings.VdiskGCTime
 
     def _look_at_logs(self) -> None:
+        self.loop.call_later(LOG_LOOK_S, self._look_at_logs)
         for uuid in self._watched:
             self.workers.submit(f"log of {uuid}", partial(_trim, self.where.log(uuid)), self._trimmed)
-        self.loop.call_later(LOG_LOOK_S, self._look_at_logs)
 
     def _trimmed(self, outcome: Outcome[bool]) -> None:
         if outcome.error is not None:

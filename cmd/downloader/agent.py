@@ -432,6 +432,7 @@ class Downloader(Agent):
 
     def _sweep(self) -> None:
         """Remove what stands in pending without config and status: left from before a reboot, and not wanted since."""
+        self._sweep_later()  # first: whatever fails below is tried again then
         for objtype, store in self.stores.items():
             if not self.configs[objtype].is_synchronized:
                 continue
@@ -442,7 +443,6 @@ class Downloader(Agent):
             for path in space.sweep(store.directory("pending"), wanted):
                 self.log.info("%s/%s removed: nobody has wanted it since the start", objtype, path.name)
             self._sweep_blobs(objtype)
-        self._sweep_later()
 
     def _sweep_blobs(self, objtype: str) -> None:
         """Remove blobs that no image has, unless one may still be on its way to being complete."""
