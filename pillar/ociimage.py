@@ -19,6 +19,8 @@ import json
 import os
 import platform
 import re
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from pillar.transports.partfile import sync_directory
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # what registries are to take at least, and take at most as a rule
 MAX_LAYERS = 512
+STAGED_S = 3600.0  # nobody takes so long to write a document
 
 _OCI, _DOCKER = "application/vnd.oci.image.", "application/vnd.docker."
 INDEX_TYPES = (f"{_OCI}index.v1+json", f"{_DOCKER}distribution.manifest.list.v2+json")
@@ -256,7 +259,11 @@ class Layout:
         removed = []
         for directory in (self.blobs, self.incoming):
             for path in _files(directory):
-                if directory != self.blobs or path.name not in wanted:
+                if path.name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError):
+                        if path.stat().st_mtime < time.time() - STAGED_S:  # left by a kill, not being written
+                            path.unlink()
+                elif directory != self.blobs or path.name not in wanted:
                     path.unlink(missing_ok=True)
                     removed.append(path.name)
         return removed
@@ -320,7 +327,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all, and on disk. Raises OSError."""
-    staged = path.with_name(f".{path.name}.new")
+    staged = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")  # several may write the same
     with staged.open("wb") as file:
         file.write(data)
         file.flush()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from servers import eventually
 
 from pillar.demo import device as demo
 from pillar.demo.eco import Image
-from pillar.ociimage import MANIFEST_TYPES, Index, NotAnImage, as_oci, choose, read_document
+from pillar.ociimage import MANIFEST_TYPES, Index, Layout, NotAnImage, as_oci, choose, read_document
 from pillar.transports import TransportFailed
 from pillar.transports.oci import parse
 
@@ -295,3 +298,31 @@ def test_a_container_app_gets_as_far_as_the_backend_that_is_missing_and_says_whi
         assert whole.domain(app_id).ContainerImageID == f"sha256:{sha256}"
     oci = root / "persist" / "downloads" / "appImg.obj" / "oci"
     assert (unpack(oci, sha256, tmp_path / "bundle") / "who").read_bytes() == b"one"
+
+
+# ---- the layout by itself
+
+
+def test_several_may_prepare_one_layout_and_keep_the_same_document(tmp_path: Path):
+    layout = Layout(tmp_path / "oci")
+    start = threading.Barrier(8)
+
+    def keep(_: int) -> str:
+        start.wait(timeout=10)
+        layout.prepare()
+        return layout.keep(b"{}" * 10_000)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(keep, range(8)))) == 1
+    assert len(list(layout.blobs.iterdir())) == 1
+
+
+def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path):
+    layout = Layout(tmp_path / "oci")
+    layout.prepare()
+    old, new = (layout.blobs / f".{name}.new" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"{")
+    os.utime(old, (1, 1))
+    assert layout.sweep([]) == []
+    assert (old.exists(), new.exists()) == (False, True)
