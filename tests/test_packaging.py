@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import CHECKOUT
 
-HEAVY = ("boto3", "requests", "pyroute2", "google.protobuf", "cryptography", "paramiko")
+HEAVY = ("boto3", "azure.storage.blob", "requests", "pyroute2", "google.protobuf", "cryptography", "paramiko")
 WHERE = (
     "import pillar, pillar.types.downloader as records, pillar.pubsub, pillar.cmd.downloader;"
     " print(pillar.__file__); print(records.__file__)"
