@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -331,6 +332,25 @@ def test_used_room_is_counted_in_every_directory(tmp_path: Path):
     assert used_kib(tmp_path) == 3
     assert used_kib(tmp_path / "none") == 0
     assert default_max_kib(tmp_path / "none" / "deeper") > 0
+
+
+def test_a_directory_that_nobody_may_look_into_is_left_out_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "image").write_bytes(bytes(2048))
+    (tmp_path / "lost+found").mkdir(mode=0)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # the way there is root's own
+    was_root = os.geteuid() == 0
+    if was_root:  # whom no permission stops
+        os.seteuid(65534)
+    try:
+        assert [used_kib(Path()) for _ in range(3)] == [2, 2, 2]
+    finally:
+        if was_root:
+            os.seteuid(0)
+    assert [record.getMessage() for record in caplog.records] == ["lost+found is not counted: Permission denied"]
+    assert used_kib(tmp_path / "image") == 0  # a file where a directory should be
 
 
 def test_leftovers_that_nobody_wants_are_swept_and_nothing_else(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from pathlib import Path
 from pillar.transports.partfile import every_part, is_part
 from pillar.types.common import kib
 from pillar.types.downloader import GlobalDownloadStatus
+
+_log = logging.getLogger("pillar.downloader")
+_unreadable: set[Path] = set()  # said once, and again when it became readable in between
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,17 @@ def tally(max_space: int, used: int, reservations: Iterable[Reservation]) -> Glo
 
 
 def used_kib(directory: Path) -> int:
-    """Size of every file below, each rounded up, part files without their gaps. What vanishes meanwhile counts not."""
+    """Size of every file below, each rounded up, part files without their gaps. What vanishes meanwhile counts not.
+
+    Nor does what cannot be looked into, a lost+found for example: no download is in there.
+    """
     total = 0
     waiting = [directory]
     while waiting:
+        below = waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
+            with os.scandir(below) as entries:
+                _unreadable.discard(below)
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(Path(entry.path))
@@ -50,6 +59,10 @@ def used_kib(directory: Path) -> int:
                         )
         except FileNotFoundError:
             continue
+        except (PermissionError, NotADirectoryError) as err:
+            if below not in _unreadable:
+                _unreadable.add(below)
+                _log.warning("%s is not counted: %s", below, err.strerror)
     return total
 
 
