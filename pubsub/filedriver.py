@@ -78,6 +78,7 @@ class FileSource:
         self._core = core
         self._hub = hub
         self._table = table = core.table
+        self._path = table.path
         self._queue: deque[str | _Mark] = deque()
         self._judge: dict[str, bool] = {}  # names in the queue -> report it when it is bad
         self._trouble = ""  # what the machine refused since the last listing began; then that one is not complete
@@ -93,6 +94,7 @@ class FileSource:
         self._watch.close()
         self._queue.clear()
         self._judge.clear()
+        self._relist = self._signalled = False
 
     def list_again(self) -> None:
         """Have the whole table compared with what is known: start, overflow, a replaced directory, the slow re-list."""
@@ -132,16 +134,18 @@ class FileSource:
         """Look at up to `at_most` names, running the handlers of what changed."""
         queue = self._queue
         try:
-            directory = os.open(self._table.path, _DIRECTORY)
+            directory = os.open(self._path, _DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             directory = -1
         except OSError as err:
-            self._blame_machine(self._table.path, err)
+            self._blame_machine(self._path, err)
             queue.clear()  # the listing that is due now has it all again; until then there is nothing to be done
             self._judge.clear()
             return
         try:
             for _ in range(min(at_most, len(queue))):
+                if not queue:  # a handler closed the subscription
+                    break
                 item = queue.popleft()
                 if isinstance(item, _Mark):
                     self._reach(item)
@@ -172,12 +176,12 @@ class FileSource:
         counter = self._read_restarted()
         complete = True
         try:
-            names = os.listdir(self._table.path)
+            names = os.listdir(self._path)
         except (FileNotFoundError, NotADirectoryError):
             names = []
             complete = self._core.is_synchronized  # else its publisher has not opened it yet
         except OSError as err:
-            self._blame_machine(self._table.path, err)
+            self._blame_machine(self._path, err)
             return
         for name in sorted(names):
             if key_of(name) is not None:
@@ -190,7 +194,7 @@ class FileSource:
 
     def _read_restarted(self) -> int:
         try:
-            directory = os.open(self._table.path, _DIRECTORY)
+            directory = os.open(self._path, _DIRECTORY)
         except OSError:
             return 0  # no directory, no signal; another reason is told by the listing
         try:

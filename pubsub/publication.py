@@ -105,7 +105,7 @@ class Publication(Generic[T]):
             )
         if self._audience is not None:
             self._audience.check(key, data)
-        self._change(self.table.file(key), lambda checkpoint: checkpoint.write(key, data))
+        self._change(key + SUFFIX, lambda checkpoint: checkpoint.write(key, data))
         self._held[key] = data
         self._as_found.discard(key)
         if self._audience is not None:
@@ -117,7 +117,7 @@ class Publication(Generic[T]):
         self._check_open()
         if key not in self._held:
             return False
-        self._change(self.table.file(key), lambda checkpoint: checkpoint.remove(key))
+        self._change(key + SUFFIX, lambda checkpoint: checkpoint.remove(key))
         del self._held[key]
         self._as_found.discard(key)
         if self._audience is not None:
@@ -284,7 +284,7 @@ class Publication(Generic[T]):
         except OSError as err:
             raise PublishFailed(f"{self.table.path}: may not be on the disk yet: {err.strerror}") from err
 
-    def _change(self, path: str, change: Callable[[Store], None]) -> None:
+    def _change(self, name: str, change: Callable[[Store], None]) -> None:
         """Change one file of the table, taking the table anew when it was taken away under us.
 
         A change that failed half-way (a name not flushed) is undone by the repair that follows.
@@ -297,11 +297,12 @@ class Publication(Generic[T]):
                 change(self._retake())
         except OSError as err:
             self._hub.retry_soon()
+            path = f"{self.table.path}/{name}"  # put together here only: it would be a fifth of a publish
             raise PublishFailed(f"{path}: cannot be changed: {err.strerror}; the previous record stands") from err
 
     def _set_restarted(self, counter: int) -> None:
         self._check_open()
-        self._change(f"{self.table.path}/{RESTARTED}", lambda checkpoint: checkpoint.write_restarted(counter))
+        self._change(RESTARTED, lambda checkpoint: checkpoint.write_restarted(counter))
         self._restarted = counter
         if self._audience is not None:
             self._audience.restarted()

@@ -216,7 +216,8 @@ def test_a_name_that_is_not_utf8_is_reported_and_skipped(root: Path, heard: Hear
     table(root).mkdir(parents=True)
     (table(root) / os.fsdecode(b"\xff.json")).write_text("{}")
     assert heard.hears() == [("synchronized",)]
-    assert "UTF-8" in next(iter(heard.subscription.rejected.values())).reason
+    (rejected,) = heard.subscription.rejected.values()
+    assert rejected.path.endswith(r"\xff.json") and "UTF-8" in rejected.reason
 
 
 def test_a_handler_that_raises_is_logged_and_the_other_keys_go_on(
@@ -394,3 +395,20 @@ def test_a_followed_folder_is_looked_at_once_per_change_and_when_it_comes_and_go
         pubsub.wait(0)
         pubsub.wait(0)
     assert looks == [[], [], ["device.json"], []]
+
+
+def test_a_handler_may_close_its_own_subscription(hello: PubSub, root: Path) -> None:
+    publication = hello.publication(Greeting)
+    for key in "abcde":
+        publication.publish(key, Greeting(text=key))
+    told: list[str] = []
+
+    def create(key: str, new: Greeting) -> None:
+        told.append(key)
+        subscription.close()
+
+    with PubSub(root) as pubsub:
+        subscription = pubsub.subscription("hello", Greeting, create=create)
+        pubsub.wait(0)
+        pubsub.wait(0)
+    assert told == ["a"]
