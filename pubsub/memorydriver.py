@@ -165,7 +165,8 @@ class MemorySource:
     def mark(self, key: str | None) -> None:
         """This key is to be looked at; None: the restart counter."""
         if key is None:
-            self._queue.append(_Mark(complete=False))
+            if not self._relist:  # a listing reads the counter itself
+                self._queue.append(_Mark(complete=False))
         elif key not in self._queued:
             self._queue.append(key)
             self._queued.add(key)

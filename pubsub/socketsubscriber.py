@@ -66,7 +66,7 @@ class SocketSource:
     @property
     def has_work(self) -> bool:
         """Packets wait, or a connection is to be tried."""
-        return self._readable or self._try_now or self._lookup
+        return self._readable or self._try_now or self._lookup or not self._loaded
 
     def list_again(self) -> None:
         """The slow re-list: look for the socket again unless there is a connection, which tells by itself."""

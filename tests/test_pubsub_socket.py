@@ -1,0 +1,588 @@
+"""Sharing tables through EVE's socket or in memory: the same promises as by files, with real processes and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from golden_wire import LargeItem, drain, key_and_value
+from support import running
+
+from pillar.pubsub import PubSub, RecordTooLarge, Subscription, TableHeld
+from pillar.pubsub.memorydriver import forget_all
+
+TYPES = """
+import sys, msgspec
+from pillar.pubsub import PubSub
+class Greeting(msgspec.Struct, frozen=True):
+    text: str = ""
+    seq: int = 0
+"""
+
+PUBLISHER = (
+    TYPES
+    + """
+with PubSub(sys.argv[1], "hello", driver="socket") as pubsub:
+    publication = pubsub.publication(Greeting)
+    for key in publication.keys():
+        if key not in sys.argv[2:]:
+            publication.unpublish(key)
+    for key in sys.argv[2:]:
+        publication.publish(key, Greeting(text=key))
+    publication.signal_restarted()
+    print("ready", flush=True)
+    pubsub.run()
+"""
+)
+
+SUBSCRIBER = (
+    TYPES
+    + """
+with PubSub(sys.argv[1], "reader", driver="socket") as pubsub:
+    subscription = pubsub.subscription("hello", Greeting)
+    while not subscription.is_synchronized:
+        pubsub.wait()
+    print("synchronized", flush=True)
+    wanted = {f"k{number}": Greeting(seq=3) for number in range(1, 2000, 2)}
+    while len(subscription) != len(wanted) or subscription.items() != wanted:
+        pubsub.wait()
+    print("caught up", flush=True)
+    pubsub.run()
+"""
+)
+
+
+class Greeting(msgspec.Struct, frozen=True):
+    text: str = ""
+    seq: int = 0
+
+
+class Story:
+    """What a subscription's handlers were told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def follow(self, pubsub: PubSub, **options: Any) -> Subscription[Greeting]:
+        return pubsub.subscription(
+            "hello",
+            Greeting,
+            create=lambda key, new: self.told.append(("create", key, new.text)),
+            modify=lambda key, new, old: self.told.append(("modify", key, new.text, old.text)),
+            delete=lambda key, old: self.told.append(("delete", key, old.text)),
+            synchronized=lambda: self.told.append(("synchronized",)),
+            restarted=lambda counter: self.told.append(("restarted", counter)),
+            **options,
+        )
+
+
+def until(condition: Callable[[], Any], *loops: PubSub, seconds: float = 10.0) -> None:
+    """Run these loops until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        for loop in loops:
+            loop.wait(0.005)
+
+
+def socket_of(root: Path, topic: str = "Greeting") -> Path:
+    return root / "run" / "hello" / f"{topic}.sock"
+
+
+def client_of(pubsub: PubSub, root: Path, topic: str = "Greeting") -> socket.socket:
+    """A raw subscriber that has asked and was heard."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.connect(str(socket_of(root, topic)))
+    client.setblocking(False)
+    client.send(f"request {topic}".encode())
+    pubsub.wait(0)
+    pubsub.wait(0)
+    return client
+
+
+# The same story with every driver.
+
+
+@pytest.mark.parametrize("driver", ["file", "socket", "memory"])
+def test_a_story_is_told_the_same_by_every_driver(root: Path, driver: str) -> None:
+    story = Story()
+    with PubSub(root, "hello", driver=driver) as publishing, PubSub(root, "reader", driver=driver) as reading:
+        subscription = story.follow(reading)
+        reading.wait(0)
+        assert not subscription.is_synchronized
+        publication = publishing.publication(Greeting)
+        with pytest.raises(TableHeld):
+            publishing.publication(Greeting)
+        publication.publish("a", Greeting("one"))
+        publication.publish("b", Greeting("one"))
+        publication.signal_restarted()
+        until(lambda: subscription.restarted, publishing, reading)
+        publication.publish("a", Greeting("two"))
+        until(lambda: subscription.get("a") == Greeting("two"), publishing, reading)
+        assert not publication.publish("a", Greeting("two"))
+        publication.unpublish("b")
+        until(lambda: "b" not in subscription, publishing, reading)
+        publication.close()
+        publication = publishing.publication(Greeting)
+        assert publication.items() == {"a": Greeting("two")}
+        publication.publish("c", Greeting("one"))
+        until(lambda: "c" in subscription, publishing, reading)
+        with PubSub(root, "late", driver=driver) as late:
+            second = late.subscription("hello", Greeting)
+            until(lambda: second.is_synchronized, publishing, late)
+            assert second.items() == subscription.items() == publication.items()
+    assert sorted(story.told[:2]) == [("create", "a", "one"), ("create", "b", "one")]
+    assert story.told[2:] == [
+        ("synchronized",),
+        ("restarted", 1),
+        ("modify", "a", "two", "one"),
+        ("delete", "b", "one"),
+        ("create", "c", "one"),
+    ]
+    forget_all(root)
+
+
+def test_a_memory_table_is_gone_after_the_reboot(root: Path) -> None:
+    with PubSub(root, "hello", driver="memory") as pubsub:
+        pubsub.publication(Greeting).publish("a", Greeting("one"))
+    assert not (root / "run").exists()
+    forget_all(root)
+    with PubSub(root, "hello", driver="memory") as pubsub:
+        assert pubsub.publication(Greeting).items() == {}
+
+
+def test_drivers_mix_on_one_machine(root: Path) -> None:
+    with (
+        PubSub(root, "hello") as publishing,
+        PubSub(root, "reader") as reading,
+    ):
+        publication = publishing.publication(Greeting, driver="socket", dialect=2019)
+        by_file = reading.subscription("hello", Greeting)
+        by_socket = reading.subscription("hello", Greeting, driver="socket")
+        for number in range(50):
+            publication.publish(f"k{number % 20}", Greeting(seq=number))
+            if number % 3 == 0:
+                publication.unpublish(f"k{number % 7}")
+        until(lambda: by_file.items() == by_socket.items() == publication.items(), publishing, reading)
+
+
+def test_what_eve_gives_no_socket_is_shared_by_files(root: Path) -> None:
+    with PubSub(root, "zedclient", driver="socket") as pubsub:
+        pubsub.publication(Greeting, agent="").publish("global", Greeting("one"))
+        pubsub.publication(Greeting).publish("k", Greeting("two"))
+    assert not list(root.rglob("global/*.sock"))
+    with PubSub(root, "reader", driver="socket") as reading:
+        shared = reading.subscription("", Greeting)
+        zedclients = reading.subscription("zedclient", Greeting)
+        until(lambda: shared.is_synchronized and zedclients.is_synchronized, reading)
+        assert (shared.items(), zedclients.items()) == ({"global": Greeting("one")}, {"k": Greeting("two")})
+
+
+# Processes that come, go and are killed.
+
+
+def test_a_subscriber_connects_as_soon_as_the_socket_appears(root: Path) -> None:
+    with PubSub(root, "reader", driver="socket") as reading:
+        subscription = reading.subscription("hello", Greeting)
+        reading.wait(0)
+        with running("python", "-c", PUBLISHER, root, "a", stdout=-1) as publisher:
+            assert publisher.stdout is not None and publisher.stdout.readline() == "ready\n"
+            started = time.monotonic()
+            until(lambda: subscription.is_synchronized, reading)
+            assert time.monotonic() - started < 2  # EVE's tries again after 10 s
+
+
+def test_what_vanished_while_the_publisher_was_dead_is_told_as_deleted(root: Path) -> None:
+    story = Story()
+    with PubSub(root, "reader", driver="socket") as reading:
+        subscription = story.follow(reading)
+        for keys in (["a", "b", "c"], ["b", "d"]):
+            with running("python", "-c", PUBLISHER, root, *keys, stdout=-1) as publisher:
+                until(lambda keys=keys: set(subscription.keys()) == set(keys), reading)
+                until(lambda: story.told[-1][0] == "restarted", reading)
+                publisher.send_signal(signal.SIGKILL)
+                publisher.wait(timeout=10)
+        assert subscription.items() == {"b": Greeting("b"), "d": Greeting("d")}
+    assert sorted(story.told[:3]) == [("create", "a", "a"), ("create", "b", "b"), ("create", "c", "c")]
+    assert story.told[3] == ("synchronized",)
+    assert story.told.count(("synchronized",)) == 1
+    rest = [event for event in story.told[4:] if event[0] != "restarted"]
+    # `b` was there all the time: neither deleted nor created again.
+    assert sorted(rest) == [("create", "d", "d"), ("delete", "a", "a"), ("delete", "c", "c")]
+    assert story.told[-1] == ("restarted", 2)
+
+
+def test_a_killed_subscriber_costs_nobody_else_anything(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket") as publishing, PubSub(root, "reader", driver="socket") as reading:
+        publication = publishing.publication(Greeting)
+        subscription = reading.subscription("hello", Greeting)
+        with running("python", "-c", SUBSCRIBER, root, stdout=-1) as other:
+            assert other.stdout is not None
+            until(lambda: subscription.is_synchronized, publishing, reading)
+            publishing_fds = len(os.listdir("/proc/self/fd"))
+            until(lambda: len(os.listdir("/proc/self/fd")) > publishing_fds, publishing)
+            other.send_signal(signal.SIGKILL)
+            other.wait(timeout=10)
+            publication.publish("a", Greeting("one"))
+            until(lambda: subscription.get("a") == Greeting("one"), publishing, reading)
+            until(lambda: len(os.listdir("/proc/self/fd")) == publishing_fds, publishing)  # it was noticed
+
+
+def test_a_stopped_subscriber_catches_up_to_the_last_of_everything(root: Path) -> None:
+    keys, rounds = 2000, 3
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publication = publishing.publication(Greeting)
+        with running("python", "-c", SUBSCRIBER, root, stdout=-1) as other:
+            assert other.stdout is not None
+            until(lambda: select.select([other.stdout], [], [], 0)[0], publishing)
+            assert other.stdout.readline() == "synchronized\n"
+            other.send_signal(signal.SIGSTOP)
+            for seq in range(1, rounds + 1):
+                for number in range(keys):
+                    publication.publish(f"k{number}", Greeting(seq=seq))
+            for number in range(0, keys, 2):
+                publication.unpublish(f"k{number}")
+            other.send_signal(signal.SIGCONT)
+            until(lambda: select.select([other.stdout], [], [], 0)[0], publishing, seconds=20)
+            assert other.stdout.readline() == "caught up\n"
+
+
+def _peers(publication: Any) -> int:
+    return len(publication._audience._peers)
+
+
+# One connection.
+
+
+def test_a_slow_reader_costs_only_itself_and_gets_the_last_of_each_key(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket") as publishing, PubSub(root, "reader", driver="socket") as reading:
+        publication = publishing.publication(Greeting)
+        publication.publish("gone", Greeting())
+        slow = client_of(publishing, root)
+        quick = reading.subscription("hello", Greeting)
+        until(lambda: quick.is_synchronized, publishing, reading)
+        for number in range(3000):
+            publication.publish(f"k{number % 10}", Greeting("x" * 500, number))
+            reading.wait(0)
+        publication.unpublish("gone")
+        publication.publish("late", Greeting())
+        until(lambda: quick.items() == publication.items(), publishing, reading)
+        packets = drain(slow)
+        first = len(packets)
+        while waiting := (publishing.wait(0), drain(slow))[1]:
+            packets += waiting
+        assert len(packets) < 3000
+        last = {}
+        for packet in packets:
+            if packet.startswith(b"update"):
+                key, value = key_and_value(packet)
+                last[key] = json.loads(value)["seq"]
+        assert {key: last[key] for key in publication} == {k: v.seq for k, v in publication.items().items()}
+        # What was waiting is told deletes first (one update was on its way already).
+        assert b"delete" in {packet.split()[0] for packet in packets[first : first + 2]}
+        slow.close()
+
+
+def test_restarted_is_told_after_all_that_was_published_before_it_even_to_a_slow_reader(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publication = publishing.publication(Greeting)
+        with client_of(publishing, root) as slow:
+            for number in range(1000):
+                publication.publish(f"k{number}", Greeting("x" * 500))
+            publication.signal_restarted()
+            publication.publish("after", Greeting())
+            packets: list[bytes] = []
+            while waiting := (publishing.wait(0), drain(slow))[1]:
+                packets += waiting
+        place = packets.index(b"restarted Greeting 1")
+        before = {key_and_value(packet)[0] for packet in packets[:place] if packet.startswith(b"update")}
+        assert before >= {f"k{number}" for number in range(1000)}
+        assert key_and_value(packets[-1])[0] == "after"
+
+
+@pytest.mark.parametrize("dialect", [2019, 2026])
+def test_a_record_that_eve_cannot_carry_is_refused_before_anything_changes(root: Path, dialect: Any) -> None:
+    limit = {2019: 65535, 2026: 65534}[dialect]
+    with (
+        PubSub(root, "hello", driver="socket", dialect=dialect) as publishing,
+        PubSub(root, "reader", driver="socket") as reading,
+    ):
+        publication = publishing.publication(Greeting)
+        subscription = reading.subscription("hello", Greeting)
+        publication.publish("k", Greeting("small"))
+        largest = 0
+        for size in range(49_000, 49_300):
+            try:
+                publication.publish("edge", Greeting("x" * size))
+                largest = size
+            except RecordTooLarge as err:
+                assert str(limit) in str(err)
+                break
+        before = (root / "run/hello/Greeting/k.json").read_bytes()
+        with pytest.raises(RecordTooLarge, match=f"EVE's limit of {dialect} is {limit}"):
+            publication.publish("k", Greeting("x" * (largest + 8)))
+        assert publication.get("k") == Greeting("small")
+        assert (root / "run/hello/Greeting/k.json").read_bytes() == before
+        until(lambda: subscription.is_synchronized, publishing, reading)
+        assert subscription.items() == publication.items()  # and the largest that passes arrives
+
+
+def test_a_record_too_large_for_the_socket_fits_the_files(root: Path) -> None:
+    with PubSub(root, "hello") as pubsub:
+        assert pubsub.publication(Greeting).publish("k", Greeting("x" * 1_000_000))
+        subscription = pubsub.subscription("hello", Greeting)
+        until(lambda: "k" in subscription, pubsub)
+
+
+def test_a_path_longer_than_a_socket_address_works(root: Path) -> None:
+    deep = root.joinpath(*["d" * 60] * 4)
+    with PubSub(deep, "hello", driver="socket") as publishing, PubSub(deep, "reader", driver="socket") as reading:
+        publishing.publication(Greeting).publish("k", Greeting("one"))
+        subscription = reading.subscription("hello", Greeting)
+        until(lambda: "k" in subscription, publishing, reading)
+
+
+def test_the_socket_file_of_a_killed_publisher_is_replaced(root: Path) -> None:
+    with running("python", "-c", PUBLISHER, root, "a", stdout=-1) as publisher:
+        assert publisher.stdout is not None and publisher.stdout.readline() == "ready\n"
+    assert socket_of(root).is_socket()
+    with PubSub(root, "hello", driver="socket") as publishing, PubSub(root, "reader", driver="socket") as reading:
+        publishing.publication(Greeting)
+        subscription = reading.subscription("hello", Greeting)
+        until(lambda: "a" in subscription, publishing, reading)
+    assert not socket_of(root).exists()
+
+
+def test_a_live_publisher_of_eves_own_is_not_robbed_of_its_socket(root: Path) -> None:
+    socket_of(root).parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as eves, PubSub(root, "hello", driver="socket") as pubsub:
+        eves.bind(str(socket_of(root)))
+        eves.listen()
+        with pytest.raises(TableHeld, match=f"process {os.getpid()}"):
+            pubsub.publication(Greeting)
+        assert socket_of(root).is_socket()
+
+
+def test_a_removed_socket_file_is_put_back_by_the_slow_re_list(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket", relist_seconds=(0.05, 0.05)) as publishing:
+        publishing.publication(Greeting).publish("k", Greeting("one"))
+        socket_of(root).unlink()
+        with PubSub(root, "reader", driver="socket") as reading:
+            subscription = reading.subscription("hello", Greeting)
+            until(lambda: "k" in subscription, publishing, reading)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"request Other", b"request Greeting more", b"nonsense", b"request " + b"x" * 300]
+)
+def test_a_wrong_request_is_hung_up_on_with_a_reason_in_the_log(
+    root: Path, request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publication = publishing.publication(Greeting)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+            client.connect(str(socket_of(root)))
+            client.send(request_)
+            publishing.wait(0)
+            publishing.wait(0)
+            assert client.recv(100) == b""
+        assert "its request" in caplog.text and f"process {os.getpid()}" in caplog.text
+        assert _peers(publication) == 0
+
+
+def test_hundreds_of_connections_leave_no_descriptor_behind(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publication = publishing.publication(Greeting)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(300):
+            client = client_of(publishing, root)
+            if number % 2:
+                publication.publish("k", Greeting(seq=number))
+            client.close()
+            if number % 3:
+                publication.publish("k", Greeting(seq=-number))
+        until(lambda: _peers(publication) == 0, publishing)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Recorded:
+    """Listens where the publisher would and says what a test wants."""
+
+    def __init__(self, root: Path) -> None:
+        socket_of(root).parent.mkdir(parents=True, exist_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(str(socket_of(root)))
+        self.listener.listen()
+        self.listener.settimeout(5)
+
+    def accept(self, reading: PubSub, *packets: bytes) -> socket.socket:
+        reading.wait(0)
+        connection, _ = self.listener.accept()
+        assert connection.recv(100) == b"request Greeting"
+        for packet in packets:
+            connection.send(packet)
+        for _ in range(5):
+            reading.wait(0.01)
+        return connection
+
+
+def test_bad_packets_are_reported_and_the_rest_goes_on(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with PubSub(root, "reader", driver="socket") as reading:
+        subscription = reading.subscription("hello", Greeting)
+        publisher = Recorded(root)
+        packets = [
+            b"hello Greeting false",
+            b"update Greeting Z29vZA== eyJ0ZXh0Ijoib25lIn0=",  # good
+            b"update Greeting Z29vZA== eyJ0ZXh0Ijo1fQ==",  # good, but its text is a number
+            b"update Greeting Z29vZA== ???",
+            b"update Greeting LmRvdA== e30=",  # the key `.dot`
+            b"update Greeting Li4vLi4veA== e30=",  # the key `../../x`
+            b"update Other b3RoZXI= e30=",
+            b"shout Greeting",
+            b"x" * 200,
+            b"complete Greeting",
+        ]
+        with publisher.listener, publisher.accept(reading, *packets):
+            until(lambda: subscription.is_synchronized, reading)
+            assert subscription.items() == {"good": Greeting("one")}
+            assert subscription.rejected_count == 7
+            assert "keeping the previous record" in caplog.text
+            assert "is about 'Other', not Greeting" in caplog.text
+
+
+def test_a_publisher_of_another_topic_is_refused(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with PubSub(root, "reader", driver="socket") as reading:
+        subscription = reading.subscription("hello", Greeting)
+        publisher = Recorded(root)
+        with publisher.listener, publisher.accept(reading, b"hello Other false") as connection:
+            assert connection.recv(100) == b""  # hung up
+            assert not subscription.is_synchronized
+            assert "it publishes 'Other', not Greeting" in caplog.text
+
+
+def test_a_publisher_that_says_the_same_again_after_a_reconnect_is_not_told_again(root: Path) -> None:
+    story = Story()
+    packets = [
+        b"hello Greeting",
+        b"update Greeting azE= eyJ0ZXh0Ijoib25lIn0=",
+        b"complete Greeting",
+        b"restarted Greeting",
+    ]
+    with PubSub(root, "reader", driver="socket") as reading:
+        story.follow(reading)
+        publisher = Recorded(root)
+        with publisher.listener:
+            for _ in range(3):
+                publisher.accept(reading, *packets).close()
+                reading.wait(0.01)
+    assert story.told == [("create", "k1", "one"), ("synchronized",), ("restarted", 1)]
+
+
+def test_a_cut_connection_sweeps_nothing_before_the_copy_is_complete(root: Path) -> None:
+    story = Story()
+    one, two = b"update Greeting azE= eyJ0ZXh0Ijoib25lIn0=", b"update Greeting azI= eyJ0ZXh0IjoidHdvIn0="
+    with PubSub(root, "reader", driver="socket") as reading:
+        subscription = story.follow(reading)
+        publisher = Recorded(root)
+        with publisher.listener:
+            publisher.accept(reading, b"hello Greeting false", one, two, b"complete Greeting").close()
+            publisher.accept(reading, b"hello Greeting false", one).close()
+            assert set(subscription.keys()) == {"k1", "k2"}
+            publisher.accept(reading, b"hello Greeting false", one, b"complete Greeting").close()
+    assert story.told == [("create", "k1", "one"), ("create", "k2", "two"), ("synchronized",), ("delete", "k2", "two")]
+
+
+def test_a_publisher_that_listens_only_after_its_socket_is_seen_is_reached_soon(root: Path) -> None:
+    with (
+        PubSub(root, "reader", driver="socket") as reading,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
+    ):
+        reading.subscription("hello", Greeting)
+        socket_of(root).parent.mkdir(parents=True)
+        listener.bind(str(socket_of(root)))
+        for _ in range(3):
+            reading.wait(0.01)  # refused
+        listener.listen()
+        listener.settimeout(0)
+        accepted: list[socket.socket] = []
+
+        def reached() -> bool:
+            try:
+                accepted.append(listener.accept()[0])
+            except BlockingIOError:
+                return False
+            return True
+
+        until(reached, reading, seconds=5)
+        accepted[0].close()
+
+
+def test_a_persistent_table_is_known_from_its_files_until_its_publisher_comes(root: Path) -> None:
+    story = Story()
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publication = publishing.publication(Greeting, persistent=True)
+        publication.publish("a", Greeting("one"))
+        publication.publish("b", Greeting("one"))
+    with PubSub(root, "reader", driver="socket") as reading:
+        subscription = story.follow(reading, persistent=True)
+        until(lambda: len(subscription) == 2, reading)
+        assert not subscription.is_synchronized
+        with PubSub(root, "hello", driver="socket") as publishing:
+            publication = publishing.publication(Greeting, persistent=True)
+            publication.unpublish("a")
+            until(lambda: subscription.is_synchronized, publishing, reading)
+    assert story.told == [("create", "a", "one"), ("create", "b", "one"), ("delete", "a", "one"), ("synchronized",)]
+
+
+# Large fields.
+
+
+def test_each_subscriber_gets_files_of_its_own_for_large_fields_and_removes_them(root: Path) -> None:
+    value = LargeItem(Other="o", StrVal="<é>" * 50_000, Bytes=b"\0" * 1000, Last=1)
+    with (
+        PubSub(root, "hello", driver="socket") as publishing,
+        PubSub(root, "one", driver="socket") as one,
+        PubSub(root, "two", driver="socket") as two,
+    ):
+        publication = publishing.publication(LargeItem)
+        subscriptions = [loop.subscription("hello", LargeItem) for loop in (one, two)]
+        publication.publish("l", value)
+        until(lambda: all(each.get("l") == value for each in subscriptions), publishing, one, two)
+        with client_of(publishing, root, "LargeItem") as dead:
+            drain(dead)
+        assert len(list(root.rglob("pubsub-file-*"))) == 2  # a reader that dies leaves its own
+        with pytest.raises(RecordTooLarge, match="a large field has"):
+            publication.publish("l", LargeItem(StrVal="x" * 1024 * 1024))
+
+
+def test_a_large_field_is_read_from_the_tables_own_directory_only(root: Path) -> None:
+    secret = root / "pubsub-file-secret"
+    secret.write_text('{"pubsub-large-StrVal":"secret"}')
+    with PubSub(root, "hello", driver="socket") as publishing, PubSub(root, "reader", driver="socket") as reading:
+
+        class LargeItem(msgspec.Struct, frozen=True, rename={"StrVal": "pubsub-file-StrVal"}):
+            StrVal: str = ""
+
+        publishing.publication(LargeItem).publish("l", LargeItem(StrVal=json.dumps(str(secret))))
+        subscription = reading.subscription("hello", None, topic="LargeItem")
+        until(lambda: subscription.is_synchronized, publishing, reading)
+        assert subscription.items() == {}
+        assert "which is not in" in subscription.rejected["l.json"].reason
+    assert secret.exists()
+
+
+def test_drivers_and_dialects_there_are_not_are_refused(root: Path) -> None:
+    with PubSub(root, "hello") as pubsub:
+        with pytest.raises(ValueError, match="file, socket and memory"):
+            pubsub.publication(Greeting, driver="telepathy")
+        with pytest.raises(ValueError, match="2019 and 2026"):
+            pubsub.publication(Greeting, driver="socket", dialect=2020)  # type: ignore[arg-type]
