@@ -53,9 +53,11 @@ def s3(request: pytest.FixtureRequest, directory: Path) -> Iterator[Radosgw | Mo
     here = directory / request.param.__name__
     here.mkdir()
     server = request.param(here)
-    s3_client(server).create_bucket(Bucket="images")
-    yield server
-    server.close()
+    try:
+        s3_client(server).create_bucket(Bucket="images")
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,13 @@ def azurite(directory: Path) -> Iterator[Azurite]:
     from azure.storage.blob import BlobServiceClient
 
     server = Azurite(directory)
-    client = BlobServiceClient(server.endpoint, credential=server.key)
-    client.create_container("images")
-    client.create_container("open", public_access="blob")
-    yield server
-    server.close()
+    try:
+        client = BlobServiceClient(server.endpoint, credential=server.key)
+        client.create_container("images")
+        client.create_container("open", public_access="blob")
+        yield server
+    finally:
+        server.close()
 
 
 def s3_source(server: Radosgw | Moto, name: str, **fields: str) -> Source:

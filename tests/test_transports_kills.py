@@ -48,31 +48,23 @@ class Store:
         self.server, self.proxy, self.source = server, proxy, source
 
 
-def _nginx(directory: Path) -> tuple[Any, int]:
-    server = Nginx(directory)
-    (server.root / "images").mkdir()
-    for name, content in (("a", CONTENT), ("large", LARGE)):
-        (server.root / "images" / name).write_bytes(content)
-    return server, server.port
+def _fill(server: Any) -> None:
+    objects = {"a": CONTENT, "large": LARGE}
+    if isinstance(server, Nginx):
+        (server.root / "images").mkdir()
+        for name, content in objects.items():
+            (server.root / "images" / name).write_bytes(content)
+    elif isinstance(server, Azurite):
+        from azure.storage.blob import BlobServiceClient
 
-
-def _s3(kind: type[Moto] | type[Radosgw], directory: Path) -> tuple[Any, int]:
-    server = kind(directory)
-    client = s3_client(server)
-    client.create_bucket(Bucket="images")
-    client.put_object(Bucket="images", Key="a", Body=CONTENT)
-    client.put_object(Bucket="images", Key="large", Body=LARGE)
-    return server, server.port
-
-
-def _azure(directory: Path) -> tuple[Any, int]:
-    from azure.storage.blob import BlobServiceClient
-
-    server = Azurite(directory)
-    container = BlobServiceClient(server.endpoint, credential=server.key).create_container("images")
-    container.upload_blob("a", CONTENT)
-    container.upload_blob("large", LARGE)
-    return server, server.port
+        container = BlobServiceClient(server.endpoint, credential=server.key).create_container("images")
+        for name, content in objects.items():
+            container.upload_blob(name, content)
+    else:
+        client = s3_client(server)
+        client.create_bucket(Bucket="images")
+        for name, content in objects.items():
+            client.put_object(Bucket="images", Key=name, Body=content)
 
 
 def _source(kind: str, port: int, server: Any, name: str) -> Source:
@@ -98,13 +90,15 @@ def forker() -> Iterator[Forker]:
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with tempfile.TemporaryDirectory(prefix="pillar-kills-", ignore_cleanup_errors=True) as directory:
         here = Path(directory)
-        kinds: dict[str, Any] = {"http": _nginx, "azure": _azure}
-        kinds |= {"radosgw": lambda where: _s3(Radosgw, where), "moto": lambda where: _s3(Moto, where)}
-        server, port = kinds[request.param](here)
-        proxy = CountingProxy(port)
-        yield Store(server, proxy, _source(request.param, proxy.port, server, "a"))
-        proxy.close()
-        server.close()
+        kinds: dict[str, Any] = {"http": Nginx, "radosgw": Radosgw, "moto": Moto, "azure": Azurite}
+        server = kinds[request.param](here)
+        proxy = CountingProxy(server.port)
+        try:
+            _fill(server)
+            yield Store(server, proxy, _source(request.param, proxy.port, server, "a"))
+        finally:
+            proxy.close()
+            server.close()
 
 
 def present(target: Path, size: int) -> int:
