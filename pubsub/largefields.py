@@ -96,7 +96,7 @@ def move_in(data: bytes, table: Table) -> bytes:
         if too_deep(data):
             raise BadRecord(f"nested deeper than {MAX_DEPTH} levels")
         whole = encode_tree(_restore(msgspec.json.decode(data), directory(table), used))
-    except (msgspec.DecodeError, UnicodeDecodeError, EncodeFailed) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, EncodeFailed, RecursionError) as err:
         raise BadRecord(str(err)) from err
     for path in used:  # only when all of it could be read
         with contextlib.suppress(FileNotFoundError):

@@ -200,6 +200,8 @@ class MemorySource:
     def work(self, at_most: int) -> None:
         """Look at up to so many keys."""
         for _ in range(min(at_most, len(self._queue))):
+            if not self._queue:  # a handler closed the subscription
+                return
             key = self._queue.popleft()
             if isinstance(key, _Mark):
                 self._core.reach(self._shared.restarted, complete=key.complete)

@@ -106,33 +106,35 @@ class SocketAudience:
         held = self.publication.as_held(key)
         if held is None:
             return wire.delete(self.table.topic, key)
+        limit = wire.MAX_PACKET_BYTES[self.dialect]
         try:
-            # EVE 2019 sends what it read from the file, members it does not know included; 2026 what it understood.
-            value = self._encoded(held if self.dialect == 2019 else self._understood(key), outbox)
-        except (msgspec.DecodeError, UnicodeDecodeError, EncodeFailed):  # a file that only the lenient reader can read
-            value = self._encoded(self._understood(key), outbox)
+            packet = wire.update(self.table.topic, key, self._value(key, held, outbox))
+        except (EncodeFailed, RecursionError) as err:  # nested deeper than can be sorted
+            reason = str(err)
         except OSError:
             outbox.take_back()
             raise
-        packet = wire.update(self.table.topic, key, value)
-        if len(packet) <= wire.MAX_PACKET_BYTES[self.dialect]:
-            self._untold.discard(key)
-            return packet
+        else:
+            if len(packet) <= limit:
+                self._untold.discard(key)
+                return packet
+            reason = f"its packet would have {len(packet)} bytes, EVE's limit of {self.dialect} is {limit}"
         outbox.take_back()
         if key not in self._untold:  # an earlier publisher, with another driver, has left it
             self._untold.add(key)
-            log.error(
-                "%s: its packet would have %d bytes, EVE's limit of %d is %d; subscribers by socket do not see it",
-                self.table.file(key),
-                len(packet),
-                self.dialect,
-                wire.MAX_PACKET_BYTES[self.dialect],
-            )
+            log.error("%s: %s; subscribers by socket do not see it", self.table.file(key), reason)
         return None
 
     def forget(self, fd: int) -> None:
         """A peer has gone."""
         del self._peers[fd]
+
+    def _value(self, key: str, held: bytes, outbox: largefields.Outbox) -> bytes:
+        """EVE 2019 sends what it read from the file, members it does not know included; 2026 what it understood."""
+        try:
+            return self._encoded(held if self.dialect == 2019 else self._understood(key), outbox)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # a file that only the lenient reader can read
+            return self._encoded(self._understood(key), outbox)
 
     def _understood(self, key: str) -> bytes:
         data = self.publication.as_encoded(key)

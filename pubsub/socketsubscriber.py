@@ -287,6 +287,8 @@ class SocketSource:
         vanished, self._unseen = self._unseen or (), None
         for key in vanished:
             self._core.gone(key)
+            if self._closed:  # by that handler
+                return
         self._core.reach(self._core.restarted, complete=True)
 
     def _seen_on_wire(self, key: str) -> None:
@@ -310,7 +312,7 @@ class SocketSource:
         try:
             for name in sorted(os.listdir(directory)):
                 key = key_of(name)
-                if key is not None and key not in self._core.known:
+                if key is not None and key not in self._core.known and not self._closed:
                     self._load_file(directory, name, key)
         finally:
             os.close(directory)

@@ -151,6 +151,44 @@ def test_a_story_is_told_the_same_by_every_driver(root: Path, driver: str) -> No
     forget_all(root)
 
 
+@pytest.mark.parametrize("driver", ["file", "socket", "memory"])
+def test_a_handler_may_close_its_subscription(root: Path, driver: str) -> None:
+    with PubSub(root, "hello", driver=driver) as publishing, PubSub(root, "reader", driver=driver) as reading:
+        publication = publishing.publication(Greeting)
+        told: list[str] = []
+
+        def once(key: str, new: Greeting) -> None:
+            told.append(key)
+            subscription.close()
+
+        subscription = reading.subscription("hello", Greeting, create=once)
+        for key in "abc":
+            publication.publish(key, Greeting())
+        until(lambda: told, publishing, reading)
+        for _ in range(3):
+            publishing.wait(0.01)
+            reading.wait(0.01)
+        assert len(told) == 1
+    forget_all(root)
+
+
+def test_what_an_earlier_publisher_left_too_large_is_said_and_the_rest_is_told(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with PubSub(root, "hello") as publishing:
+        publication = publishing.publication(Greeting)
+        publication.publish("large", Greeting("x" * 100_000))
+        publication.publish("small", Greeting("x"))
+    with PubSub(root, "hello", driver="socket") as publishing, PubSub(root, "reader", driver="socket") as reading:
+        publication = publishing.publication(Greeting)
+        subscription = reading.subscription("hello", Greeting)
+        until(lambda: subscription.is_synchronized, publishing, reading)
+        assert subscription.keys() == ["small"]
+        assert "large.json: its packet would have" in caplog.text
+        publication.publish("large", Greeting("no more"))
+        until(lambda: "large" in subscription, publishing, reading)
+
+
 def test_a_memory_table_is_gone_after_the_reboot(root: Path) -> None:
     with PubSub(root, "hello", driver="memory") as pubsub:
         pubsub.publication(Greeting).publish("a", Greeting("one"))
