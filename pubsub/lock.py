@@ -39,10 +39,17 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
                 time.sleep(_PAUSE_SECONDS)
                 continue
             raise TableHeld(name, pid, use) from None
-        if still_there(directory, fd):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
-            return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            if still_there(directory, fd):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, str(os.getpid()).encode(), 0)
+                return fd
+        except BaseException:
+            os.close(fd)  # or it would stay held by nobody
+            raise
         os.close(fd)  # the file was removed between open and lock: whoever comes next locks another one
 
 

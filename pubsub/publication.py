@@ -56,6 +56,7 @@ class Publication(Generic[T]):
         self._restarted = 0
         self._suspects: set[str] = set()  # file names that somebody else touched
         self._all_suspect = False
+        self._doubtful: set[str] = set()  # keys whose last change failed, perhaps after readers could see it
         parts = table.path[len(table.root) :].strip("/").split("/")
         self._watch = PathWatch(hub.inotify, table.root, parts, _OWNER_MASK, self._noted, self._note_all)
         try:
@@ -94,6 +95,8 @@ class Publication(Generic[T]):
         held = self._held.get(key)
         if held is None:
             check_key(key, persistent=self.table.persistent)
+        elif key in self._doubtful:
+            pass  # what stands there is not sure to be what is held
         elif held == data or (key in self._as_found and decode(self.record_type, held) == item):
             if self.table.persistent and not self._batching:
                 self._flush()  # only after a flush that failed is there anything to do
@@ -105,7 +108,7 @@ class Publication(Generic[T]):
             )
         if self._audience is not None:
             self._audience.check(key, data)
-        self._change(key + SUFFIX, lambda checkpoint: checkpoint.write(key, data))
+        self._change_record(key, lambda checkpoint: checkpoint.write(key, data))
         self._held[key] = data
         self._as_found.discard(key)
         if self._audience is not None:
@@ -116,8 +119,10 @@ class Publication(Generic[T]):
         """Take the record away; False when there is none. Raises PublishFailed, and the record then still stands."""
         self._check_open()
         if key not in self._held:
+            if key in self._doubtful:
+                self._change_record(key, lambda checkpoint: checkpoint.remove(key))
             return False
-        self._change(key + SUFFIX, lambda checkpoint: checkpoint.remove(key))
+        self._change_record(key, lambda checkpoint: checkpoint.remove(key))
         del self._held[key]
         self._as_found.discard(key)
         if self._audience is not None:
@@ -243,8 +248,8 @@ class Publication(Generic[T]):
             checkpoint.quarantine(name)
             found = None
         if found == held:
-            return
-        if held is None:
+            pass
+        elif held is None:
             where = checkpoint.quarantine(name)
             log.warning(
                 "%s: was put into a table that this process publishes; moved to %s", self.table.file(key), where
@@ -254,6 +259,7 @@ class Publication(Generic[T]):
                 "%s: was %s by another process; put back", self.table.file(key), "changed" if found else "removed"
             )
             checkpoint.write(key, held)
+        self._doubtful.discard(key)
 
     def _noted(self, name: str, mask: int) -> None:
         if name in (LOCK, STAGING):
@@ -283,6 +289,15 @@ class Publication(Generic[T]):
             self._taken().flush()
         except OSError as err:
             raise PublishFailed(f"{self.table.path}: may not be on the disk yet: {err.strerror}") from err
+
+    def _change_record(self, key: str, change: Callable[[Store], None]) -> None:
+        try:
+            self._change(key + SUFFIX, change)
+        except PublishFailed:
+            self._doubtful.add(key)
+            raise
+        if self._doubtful:
+            self._doubtful.discard(key)
 
     def _change(self, name: str, change: Callable[[Store], None]) -> None:
         """Change one file of the table, taking the table anew when it was taken away under us.
