@@ -22,6 +22,7 @@ class IdentityManager(Agent):
         self.workers = Workers(self.loop, 1)
         self.queue = KeyQueue(self.loop, self.look_at, self.log)
         self._made: dict[str, Made] = {}
+        self._changed: set[str] = set()  # keys whose configuration is another one since the last look
         self._retry_at: dict[str, float] = {}  # monotonic
         self.statuses = self.pubsub.publication(EIDStatus)
         self.errors = self.pubsub.publication(EIDError)
@@ -47,7 +48,8 @@ class IdentityManager(Agent):
             made=self._made.get(key),
             retry_due=self._retry_at.get(key, float("inf")) <= time.monotonic(),
         )
-        decision = step(config, self.statuses.get(key), self.errors.get(key), facts)
+        error = None if key in self._changed else self.errors.get(key)  # another configuration, another chance
+        decision = step(config, self.statuses.get(key), error, facts)
         if decision.forget:
             self._forget(key)  # first: the status says that there is something to forget
         if decision.status is None:
@@ -58,7 +60,8 @@ class IdentityManager(Agent):
             self.errors.unpublish(key)
         elif self.errors.publish(key, decision.error):
             self.log.error("%s: %s", key, decision.error.Error)
-        self._made.pop(key, None)
+        self._made.pop(key, None)  # only now, as the next: if publishing failed, the next look needs them
+        self._changed.discard(key)
         self._plan(key, decision.retry_s)
         if decision.make and config is not None:
             self._start(key, config)
@@ -88,9 +91,7 @@ class IdentityManager(Agent):
         store.remove(self.directory, key)
 
     def _config_changed(self, key: str, new: EIDConfig, old: EIDConfig) -> None:
-        error = self.errors.get(key)
-        if error is not None:
-            self.errors.unpublish(key)  # another configuration, another chance
+        self._changed.add(key)
         self.queue.mark(key)
 
     def _mark_all(self) -> None:
