@@ -152,8 +152,9 @@ class Downloader(Agent):
             config = replace(config, Safename=safename)  # the file's name is the key
         facts = self._facts(key, objtype, safename, config, status)
         decision = decide.step(config, status, facts)
-        self.looked_at.add(key)
         self._publish(key, status, decision)
+        self.looked_at.add(key)
+        self.events.pop(key, None)  # only now: if publishing failed, the next look needs it
         self._do(key, decision, config)
         self._wake_up(key, decision.status)
         self._tell_space_soon()
@@ -161,7 +162,7 @@ class Downloader(Agent):
     def _facts(
         self, key: str, objtype: str, safename: str, config: DownloaderConfig | None, status: DownloaderStatus | None
     ) -> Facts:
-        event = self.events.pop(key, None)
+        event = self.events.get(key)
         running = self.running.get(key)
         if config is not None and status is not None and config.RefCount != status.RefCount:
             self.uses.used(key)
@@ -210,8 +211,6 @@ class Downloader(Agent):
     def _note_attempt(self, key: str, planned: Plan | Waiting | Impossible, event: Event | None) -> None:
         """When the next attempt is due: at once when something came of the last one or the plan is another one now."""
         if isinstance(event, Failed):
-            cap = self.settings.DownloadRetryTime
-            self.retries.failed(key, float(min(cap, FULL_RETRY_S) if event.full else cap))
             if isinstance(planned, Plan):
                 self.failed_plans[key] = planned
         elif isinstance(event, (Done, Progress)) or planned != self.failed_plans.get(key, planned):
@@ -323,6 +322,10 @@ class Downloader(Agent):
             self.events[key] = Failed(f"{type(outcome.error).__name__}: {outcome.error}")
         elif not outcome.cancelled:
             self.events[key] = outcome.value
+        ended = self.events.get(key)
+        if isinstance(ended, Failed):
+            cap = self.settings.DownloadRetryTime
+            self.retries.failed(key, float(min(cap, FULL_RETRY_S) if ended.full else cap))
         self.queue.mark(key)
         self._mark_waiting()  # for room, or for the same image
 

@@ -152,6 +152,7 @@ class Verifier(Agent):
         if decision.status is not None:
             statuses.publish(safename, decision.status)
             self._log_change(key, status, decision.status)
+        self.events.pop(key, None)  # only now: if publishing failed, the next look needs it
         self._do(key, decision, config)
         if decision.status is None:
             self._forget(key, status)
@@ -162,12 +163,10 @@ class Verifier(Agent):
 
     def _facts(self, key: str, config: VerifyImageConfig | None, status: VerifyImageStatus | None) -> Facts:
         objtype, _, safename = key.partition("/")
-        event = self.events.pop(key, None)
+        event = self.events.get(key)
         if isinstance(event, Good):
             self.unproven.discard(key)
             self.retries.forget(key)
-        elif event is not None:
-            self.retries.failed(key, float(self.settings.DownloadRetryTime))
         if config is not None and (status is None or status.RefCount != config.RefCount):
             self.uses.used(key)
         sha256 = config.ImageSha256 if config is not None else status.ImageSha256 if status is not None else ""
@@ -226,6 +225,8 @@ class Verifier(Agent):
             self.events[key] = Refused(f"{type(outcome.error).__name__}: {outcome.error}")
         elif not outcome.cancelled:
             self.events[key] = outcome.value
+        if isinstance(self.events.get(key), (Bad, Refused)):
+            self.retries.failed(key, float(self.settings.DownloadRetryTime))
         self.queue.mark(key)
         for safename, status in self.statuses[objtype].items().items():
             if status.ImageSha256 == sha256:
