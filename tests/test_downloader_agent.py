@@ -217,11 +217,30 @@ def test_404_is_an_error_a_person_can_read_and_resolves_when_it_is_mended(device
 
 def test_a_corrected_datastore_is_tried_at_once(device: Device, fault_server: FaultServer):
     fault_server.put("/d/image", CONTENT)
+    device.stores.write(STORE, UUID=STORE, DsType="DsFile", Fqdn="file:///nowhere")
+    device.want()
+    device.agent.start()
+    device.statuses.wait(NAME, RetryCount=lambda count: count >= 3)  # the next attempt would be seconds away
+    device.datastore(fault_server)
+    device.statuses.wait(NAME, State=3, deadline_s=3)
+
+
+def test_a_datastore_type_without_a_transport_is_an_error_until_the_datastore_changes(
+    device: Device, fault_server: FaultServer
+):
+    fault_server.put("/d/image", CONTENT)
     device.stores.write(STORE, UUID=STORE, DsType="DsSmoke", Fqdn="nowhere")
     device.want()
     device.agent.start()
-    device.statuses.wait(NAME, LastErr=lambda text: "no transport for datastore type DsSmoke" in text)
-    device.statuses.wait(NAME, RetryCount=lambda count: count >= 3)  # the next attempt would be seconds away
+    status = device.statuses.wait(
+        NAME, State=1, LastErr=lambda text: "no transport for datastore type DsSmoke" in text, RetryCount=1
+    )
+    other = f"other.{SHA[::-1]}"  # its third failure is later than a second attempt at the first would be
+    elsewhere = STORE.replace("b", "a")
+    device.stores.write(elsewhere, UUID=elsewhere, DsType="DsFile", Fqdn="file:///nowhere")
+    device.want(other, ImageSha256=SHA[::-1], DatastoreID=elsewhere)
+    device.statuses.wait(other, RetryCount=lambda count: count >= 3)
+    assert device.statuses.read(NAME) == status
     device.datastore(fault_server)
     device.statuses.wait(NAME, State=3, deadline_s=3)
 

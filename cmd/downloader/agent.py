@@ -84,6 +84,7 @@ class Downloader(Agent):
         self.retries = RetryClock()
         self.uses = UseClock()
         self.failed_plans: dict[str, Plan] = {}
+        self.hopeless: dict[str, Plan] = {}  # plans that no attempt can carry out
         self.planned = UseClock()  # since when no datastore is there for it
         self.looked_at: set[str] = set()
         self.notes: dict[str, str] = {}
@@ -184,7 +185,7 @@ class Downloader(Agent):
             running=running,
             event=event,
             twin=self._twin_runs(key, objtype, config.ImageSha256),
-            backing_off=self.retries.waiting(key),
+            backing_off=self.retries.waiting(key) or self.hopeless.get(key) == planned,
             unused=self.uses.idle(key) >= self.settings.DownloadGCTime,
             first_look=key not in self.looked_at,
         )
@@ -213,9 +214,12 @@ class Downloader(Agent):
         if isinstance(event, Failed):
             if isinstance(planned, Plan):
                 self.failed_plans[key] = planned
+                if event.lasting:
+                    self.hopeless[key] = planned
         elif isinstance(event, (Done, Progress)) or planned != self.failed_plans.get(key, planned):
             self.retries.forget(key)
             self.failed_plans.pop(key, None)
+            self.hopeless.pop(key, None)
 
     def _twin_runs(self, key: str, objtype: str, sha256: str) -> bool:
         if not sha256:
@@ -323,7 +327,7 @@ class Downloader(Agent):
         elif not outcome.cancelled:
             self.events[key] = outcome.value
         ended = self.events.get(key)
-        if isinstance(ended, Failed):
+        if isinstance(ended, Failed) and not ended.lasting:
             cap = self.settings.DownloadRetryTime
             self.retries.failed(key, float(min(cap, FULL_RETRY_S) if ended.full else cap))
         self.queue.mark(key)
@@ -361,6 +365,7 @@ class Downloader(Agent):
         self.planned.forget(key)
         self.retries.forget(key)
         self.failed_plans.pop(key, None)
+        self.hopeless.pop(key, None)
         self.notes.pop(key, None)
         self.events.pop(key, None)
         self.looked_at.discard(key)

@@ -68,10 +68,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The work ended without the object; `full`: for want of room on the disk."""
+    """The work ended without the object; `full`: for want of room on the disk; `lasting`: until the plan changes."""
 
     text: str
     full: bool = False
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _hear(config: DownloaderConfig, status: DownloaderStatus, facts: Facts) -> D
             if status.IsContainer and facts.found is not None:
                 size = facts.found.size  # with its blobs
             return _downloaded(status, size, facts)
-        case Failed(text, _):
+        case Failed(text):
             return replace(_idle(status), LastErr=text, LastErrTime=facts.now, RetryCount=status.RetryCount + 1)
         case _:
             return status

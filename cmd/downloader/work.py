@@ -45,7 +45,9 @@ class Download:
             cancel.raise_if_set()
             try:
                 fetched = self._over(route, cancel)
-            except (Unsupported, TooLarge) as err:
+            except Unsupported as err:
+                return Failed(str(err), lasting=True)  # no time and no other way there would help
+            except TooLarge as err:
                 return Failed(str(err))  # another way there would not help
             except DiskFull as err:
                 return Failed(str(err), full=True)
