@@ -362,6 +362,31 @@ def _carries(pid: int, lock: Path) -> bool:
         return False
 
 
+def test_what_a_start_needs_is_on_the_disk_before_it_is_used(machine: Machine, tmp_path: Path) -> None:
+    spec = machine.domain(SLEEPER, CloudInitUserData=base64.b64encode(b"A=b\n").decode())
+    trace = tmp_path / "trace"
+    texts = [encode(spec.config).decode(), encode(spec.disks[0]).decode(), UUID]
+    code = STARTER.partition("backend.start")[0]
+    command = ["strace", "-f", "-y", "-o", str(trace), "-e", "trace=fsync,rename,renameat,renameat2"]
+    try:
+        subprocess.run(
+            [*command, sys.executable, "-c", code, str(machine.where.root), *texts],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=30,
+        )
+    except FileNotFoundError:
+        pytest.skip("strace is not installed")
+    home = machine.where.persist / "process" / UUID
+    calls = trace.read_text().splitlines()
+    for name in ("user-data", SHA):
+        (renamed,) = (at for at, line in enumerate(calls) if "rename" in line and f'{home}/{name}"' in line)
+        assert "fsync(" in calls[renamed - 1], f"the content of {name}"
+        assert f"{home}/" in calls[renamed - 1]
+        assert "fsync(" in calls[renamed + 1], f"the name of {name}"
+        assert f"<{home}>" in calls[renamed + 1]
+
+
 def test_signals_for_the_starter_do_not_reach_the_domain(machine: Machine) -> None:
     pid = machine.run(machine.domain(SLEEPER))
     assert os.getpgid(pid) == pid

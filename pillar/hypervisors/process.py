@@ -33,6 +33,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from pillar.controller.files import replace_file, sweep_staged
 from pillar.hypervisors import (
     CannotRun,
     DomainInfo,
@@ -48,9 +49,11 @@ from pillar.hypervisors import (
 from pillar.hypervisors._launch import __file__ as LAUNCHER
 from pillar.hypervisors._proc import Identity
 from pillar.locations import Locations
+from pillar.transports.partfile import sync_directory
 from pillar.types.domainmgr import DiskStatus
 
 DISK_FORMATS = ("qcow", "qcow2", "vhd", "vmdk", "ova", "vhdx")
+USER_DATA = "user-data"
 UNKNOWN_EXIT = "how it ended is not known: it was started by an earlier domainmgr"
 # What exec says about the file and not about the moment: another try gives the same answer.
 LASTING_ERRORS = {errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ELIBBAD}
@@ -94,11 +97,10 @@ class ProcessHypervisor:
         home = self._home(domain.uuid)
         for directory in (self._data, home, home / "work"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = home / "user-data"
+        file = home / USER_DATA
+        sweep_staged(file)
         if data:
-            staged = home / "user-data.tmp"
-            staged.write_bytes(data)
-            staged.rename(file)
+            replace_file(file, data)
         else:
             file.unlink(missing_ok=True)
         self._make_executable(domain)
@@ -108,7 +110,7 @@ class ProcessHypervisor:
         lock_fd = self._claim(domain.uuid, lock)
         try:
             home = self._home(domain.uuid)
-            data_file = home / "user-data"
+            data_file = home / USER_DATA
             environment = _environment.environment(
                 domain, home / "work", lock, data_file if data_file.exists() else None
             )
@@ -172,15 +174,16 @@ class ProcessHypervisor:
         if copy.exists():  # complete, because it came by rename, and named by its content
             return
         for old in copy.parent.iterdir():
-            if old.is_file() and old.name != "user-data":
+            if old.is_file() and old.name != USER_DATA:
                 old.unlink()
         staged = copy.with_name(copy.name + ".tmp")
         with source.open("rb") as reader, staged.open("wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
+            os.fchmod(writer.fileno(), 0o555)
             os.fsync(writer.fileno())  # else a power cut can leave the name with an empty file
-        staged.chmod(0o555)
         staged.rename(copy)
+        sync_directory(copy.parent)
 
     def _claim(self, uuid: str, lock: Path) -> int:
         """Take the domain's lock, empty the file, return the locked descriptor. Raises HypervisorError when it runs."""
