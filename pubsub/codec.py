@@ -53,13 +53,13 @@ def encode(record: object) -> bytes:
     return _go_text(data)
 
 
-def encode_tree(value: Any) -> bytes:
+def encode_tree(value: Any, *, floats: bool = True) -> bytes:
     """The bytes Go writes for plain JSON values, members sorted by name: what EVE sends on its sockets.
 
-    Raises EncodeFailed.
+    Without `floats` in the value it is a tenth of the work. Raises EncodeFailed.
     """
     try:
-        return _go_text(_encode_floats(value))
+        return _go_text(_encode_floats(value) if floats else _encoder.encode(value))
     except (TypeError, ValueError, OverflowError, RecursionError) as err:
         raise EncodeFailed(f"cannot be written as JSON: {err}") from err
 

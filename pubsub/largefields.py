@@ -69,6 +69,10 @@ class Outbox:
         self._directory = directory(table)
         self._written: list[str] = []
 
+    def __bool__(self) -> bool:
+        """Whether anything was written."""
+        return bool(self._written)
+
     def place(self, name: str, content: bytes) -> str:
         """Write one file, returning its path. Raises OSError."""
         os.makedirs(self._directory, mode=0o700, exist_ok=True)

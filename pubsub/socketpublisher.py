@@ -50,6 +50,7 @@ class SocketAudience:
         self.hub = hub
         self._peers: dict[int, _Peer] = {}
         self._untold: set[str] = set()  # keys whose record is too large for a packet; said once
+        self._latest = (b"", "", b"")  # held bytes, key, packet: the same one goes to every peer
         self._listener: socket.socket | None = None
         self._listen()
 
@@ -106,6 +107,8 @@ class SocketAudience:
         held = self.publication.as_held(key)
         if held is None:
             return wire.delete(self.table.topic, key)
+        if held is self._latest[0] and key == self._latest[1]:
+            return self._latest[2]
         limit = wire.MAX_PACKET_BYTES[self.dialect]
         try:
             packet = wire.update(self.table.topic, key, self._value(key, held, outbox))
@@ -117,6 +120,8 @@ class SocketAudience:
         else:
             if len(packet) <= limit:
                 self._untold.discard(key)
+                if not outbox:  # else each peer gets files of its own
+                    self._latest = held, key, packet
                 return packet
             reason = f"its packet would have {len(packet)} bytes, EVE's limit of {self.dialect} is {limit}"
         outbox.take_back()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -129,7 +130,7 @@ def restarted(topic: str, dialect: Dialect, counter: int) -> bytes:
 
 def record(data: bytes, dialect: Dialect) -> bytes:
     """A checkpoint's JSON as it travels: sorted, and empty lists as null where the dialect has that."""
-    return encode_tree(tree(data, dialect))
+    return encode_tree(tree(data, dialect), floats=_MAY_HOLD_FLOATS.search(data) is not None)
 
 
 def tree(data: bytes, dialect: Dialect) -> Any:
@@ -179,6 +180,9 @@ def parse_request(packet: bytes) -> Request:
         raise BadPacket(f"has {packet.count(b' ') + 1} words, `request <topic>` has two")
     return message
 
+
+# A float where a value stands; text that looks like one may be found too.
+_MAY_HOLD_FLOATS = re.compile(rb"[:\[,]\s*-?\d+[.eE]")
 
 _WORDS = {"request": 2, "hello": 2, "update": 4, "delete": 3, "complete": 2, "restarted": 2}
 
