@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 
@@ -35,13 +36,18 @@ def directory(table: Table) -> str:
     return os.path.join(table.root, *parts(table))
 
 
-def make_directory(table: Table) -> None:
-    """Make the socket's directory, as a table's: `run` 0755, the agent's own 0700. Raises OSError."""
+def make_directory(table: Table, *, passable: bool) -> None:
+    """Make the socket's directory, as a table's: `run` 0755, the agent's own 0700, or 0711 if others may pass.
+
+    Raises OSError.
+    """
     place = table.root
     for part in parts(table):
         place = os.path.join(place, part)
         with contextlib.suppress(FileExistsError):
             os.mkdir(place, 0o755 if part == "run" else 0o700)
+        if passable and part != "run":
+            os.chmod(place, stat.S_IMODE(os.stat(place).st_mode) | 0o711)
 
 
 def name(table: Table) -> str:

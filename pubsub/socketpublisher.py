@@ -155,7 +155,7 @@ class SocketAudience:
 
     def _listen(self) -> None:
         """Bind and listen under a name of our own, and only then take the socket's name."""
-        socketplace.make_directory(self.table)
+        socketplace.make_directory(self.table, passable=self.publication.group is not None)
         self._refuse_if_held()
         name, ours = socketplace.name(self.table), f".{self.table.topic}.sock"
         listener = socketplace.new_socket()

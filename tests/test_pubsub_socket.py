@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -624,3 +626,61 @@ def test_drivers_and_dialects_there_are_not_are_refused(root: Path) -> None:
             pubsub.publication(Greeting, driver="telepathy")
         with pytest.raises(ValueError, match="2019 and 2026"):
             pubsub.publication(Greeting, driver="socket", dialect=2020)  # type: ignore[arg-type]
+
+
+# Whatever happens, in whatever order.
+
+
+@pytest.mark.parametrize("driver", ["socket", "memory"])
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_happens_the_subscriber_ends_with_the_publishers_table(root: Path, driver: str, seed: int) -> None:
+    chance = random.Random(seed)
+    dialect: Any = chance.choice([2019, 2026])
+    story = Story()
+    publishing = PubSub(root, "hello", driver=driver, dialect=dialect)
+    publication = publishing.publication(Greeting)
+    with PubSub(root, "reader", driver=driver) as reading:
+        subscription = story.follow(reading)
+        for step in range(150):
+            match chance.choice(
+                ["publish"] * 6 + ["unpublish"] * 3 + ["restarted", "read", "read", "serve", "cut", "die"]
+            ):
+                case "publish":
+                    publication.publish(f"k{chance.randrange(8)}", Greeting("x" * chance.choice([1, 30_000]), step))
+                case "unpublish":
+                    publication.unpublish(f"k{chance.randrange(8)}")
+                case "restarted":
+                    publication.signal_restarted()
+                case "read":
+                    reading.process(0)
+                case "serve":
+                    publishing.process(0)
+                case "cut":
+                    if driver == "socket":
+                        for peer in list(publication._audience._peers.values()):  # type: ignore[union-attr]
+                            peer.close()
+                case "die":
+                    publishing.close()
+                    publishing = PubSub(root, "hello", driver=driver, dialect=dialect)
+                    publication = publishing.publication(Greeting)
+        until(lambda: subscription.is_synchronized and subscription.items() == publication.items(), publishing, reading)
+    publishing.close()
+    forget_all(root)
+    lives: set[str] = set()
+    for kind, *rest in story.told:
+        if kind == "create":
+            assert rest[0] not in lives
+            lives.add(rest[0])
+        elif kind in ("modify", "delete"):
+            assert rest[0] in lives
+            if kind == "delete":
+                lives.remove(rest[0])
+    assert story.told.count(("synchronized",)) == 1
+    assert lives == set(publication.keys())
+
+
+def test_a_group_may_connect_to_the_socket_of_a_table_that_is_opened_to_it(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publishing.publication(Greeting, group=os.getgid(), persistent=True)
+        assert stat.S_IMODE(socket_of(root).stat().st_mode) == 0o660
+        assert stat.S_IMODE(socket_of(root).parent.stat().st_mode) == 0o711
