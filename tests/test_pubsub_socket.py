@@ -46,6 +46,22 @@ with PubSub(sys.argv[1], "hello", driver="socket") as pubsub:
 """
 )
 
+RESTLESS_PUBLISHER = (
+    TYPES
+    + """
+with PubSub(sys.argv[1], "hello", driver="socket", dialect=int(sys.argv[2])) as pubsub:
+    publication = pubsub.publication(Greeting)
+    seq = int(sys.argv[3])
+    while True:
+        seq += 1
+        publication.publish(f"k{seq * 7 % 50}", Greeting("x" * (seq % 3000), seq))
+        publication.unpublish(f"k{seq * 11 % 50}")
+        pubsub.process(0)
+        if seq % 100 == 0:
+            print(seq, flush=True)
+"""
+)
+
 SUBSCRIBER = (
     TYPES
     + """
@@ -259,6 +275,25 @@ def test_what_vanished_while_the_publisher_was_dead_is_told_as_deleted(root: Pat
     # `b` was there all the time: neither deleted nor created again.
     assert sorted(rest) == [("create", "d", "d"), ("delete", "a", "a"), ("delete", "c", "c")]
     assert story.told[-1] == ("restarted", 2)
+
+
+@pytest.mark.parametrize("dialect", [2019, 2026])
+def test_kill_9_of_a_busy_publisher_leaves_every_subscriber_with_what_its_files_say(root: Path, dialect: int) -> None:
+    story = Story()
+    with PubSub(root, "reader") as reading:
+        by_file = reading.subscription("hello", Greeting)
+        by_socket = story.follow(reading, driver="socket")
+        for life in range(4):
+            with running("python", "-c", RESTLESS_PUBLISHER, root, dialect, life * 10**6, stdout=-1) as publisher:
+                assert publisher.stdout is not None and publisher.stdout.readline()
+                seen = by_socket.is_synchronized and len(story.told)
+                until(lambda seen=seen: by_socket.is_synchronized and len(story.told) > seen + 50, reading)
+                publisher.send_signal(signal.SIGKILL)
+                publisher.wait(timeout=10)
+        with PubSub(root, "hello", driver="socket") as publishing:
+            publication = publishing.publication(Greeting)
+            until(lambda: by_socket.items() == by_file.items() == publication.items(), publishing, reading)
+    assert story.told.count(("synchronized",)) == 1
 
 
 def test_a_killed_subscriber_costs_nobody_else_anything(root: Path) -> None:
