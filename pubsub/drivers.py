@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pillar.pubsub.names import Table
-from pillar.pubsub.wire import Dialect
 
 if TYPE_CHECKING:
     from pillar.pubsub.hub import PubSub
     from pillar.pubsub.publication import Publication
     from pillar.pubsub.subscription import Subscription
+    from pillar.pubsub.wire import Dialect
 
 
 class Store(Protocol):

@@ -21,7 +21,7 @@ import select
 import time
 from collections.abc import Callable, Collection
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import msgspec
 
@@ -35,7 +35,9 @@ from pillar.pubsub.names import table as name_table
 from pillar.pubsub.publication import Publication
 from pillar.pubsub.records import MAX_RECORD_BYTES
 from pillar.pubsub.subscription import Handlers, Subscription
-from pillar.pubsub.wire import Dialect
+
+if TYPE_CHECKING:
+    from pillar.pubsub.wire import Dialect
 
 T = TypeVar("T")
 
