@@ -63,11 +63,9 @@ class Checkpoint:
 
     def close(self) -> None:
         """Free the lock and the descriptors; the files stay."""
-        for fd in (self._staging, self._directory):
+        for fd in (self._staging, self._directory, self._lock):
             if fd != -1:
                 os.close(fd)
-        if self._lock != -1:
-            lock.release(self._lock)
         self._directory = self._staging = self._lock = -1
 
     def stands_at_its_path(self) -> bool:

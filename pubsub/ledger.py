@@ -91,11 +91,9 @@ class Ledger:
 
     def close(self) -> None:
         """Free the lock; the ledger stays."""
-        for fd in (self._journal, self._directory):
+        for fd in (self._journal, self._directory, self._lock):
             if fd != -1:
                 os.close(fd)
-        if self._lock != -1:
-            lock.release(self._lock)
         self._journal = self._directory = self._lock = -1
 
     def _open(self, name: str) -> None:

@@ -33,8 +33,9 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = read_pid(fd)
+            sure = pid is not None and _has_open(pid, os.fstat(fd))
             os.close(fd)
-            if patience and (pid is None or not _runs(pid)):  # the new holder is about to write its own
+            if patience and not sure:  # that was the holder before; the new one is about to write its own pid
                 patience -= 1
                 time.sleep(_PAUSE_SECONDS)
                 continue
@@ -53,27 +54,24 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
         os.close(fd)  # the file was removed between open and lock: whoever comes next locks another one
 
 
-def release(fd: int) -> None:
-    """Free the lock and close its descriptor; the file stays, empty."""
-    with contextlib.suppress(OSError):  # a full or read-only disk keeps the pid there, which harms nobody
-        os.ftruncate(fd, 0)
-    os.close(fd)
-
-
 def read_pid(fd: int) -> int | None:
     """The pid in an open lock file, None when there is none yet."""
     text = os.pread(fd, 20, 0)
     return int(text) if text.isdigit() else None
 
 
-def _runs(pid: int) -> bool:
+def _has_open(pid: int, file: os.stat_result) -> bool:
+    """Whether this process has the file open; True also when that cannot be told."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file):
+                    return True
+    except FileNotFoundError:
         return False
     except PermissionError:
-        pass
-    return True
+        return True
+    return False
 
 
 def still_there(directory: int, fd: int) -> bool:
