@@ -33,7 +33,7 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = read_pid(fd)
-            sure = pid is not None and _has_open(pid, os.fstat(fd))
+            sure = pid is not None and _holds(pid, os.fstat(fd))
             os.close(fd)
             if patience and not sure:  # that was the holder before; the new one is about to write its own pid
                 patience -= 1
@@ -60,13 +60,15 @@ def read_pid(fd: int) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _has_open(pid: int, file: os.stat_result) -> bool:
-    """Whether this process has the file open; True also when that cannot be told."""
+def _holds(pid: int, file: os.stat_result) -> bool:
+    """Whether this process has the lock, not only the file open; True when that cannot be told."""
     try:
-        for name in os.listdir(f"/proc/{pid}/fd"):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), file):
-                    return True
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), file):
+                    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as info:
+                        if "\nlock:" in info.read():
+                            return True
     except FileNotFoundError:
         return False
     except PermissionError:
