@@ -27,7 +27,7 @@ from pillar.locations import Locations
 from pillar.pubsub import PubSub, Subscription
 from pillar.supervisor.record import SupervisorStatus
 from pillar.types.domainmgr import DomainStatus
-from pillar.types.downloader import DownloaderStatus
+from pillar.types.downloader import DownloaderStatus, GlobalDownloadStatus
 from pillar.types.enums import SwState
 from pillar.types.zedmanager import AppInstanceStatus
 
@@ -222,6 +222,18 @@ class Device:
             with contextlib.suppress(FileNotFoundError):
                 found[str(path.relative_to(self.where.root))] = timeless(json.loads(path.read_bytes()))
         return found
+
+    def settled(self) -> dict[str, Any]:
+        """A snapshot once the downloader has counted its space anew, which it does a moment after each change."""
+        space = self.table("downloader", GlobalDownloadStatus)
+
+        def counted() -> bool:
+            told = space.get("global")
+            files = [path.stat().st_size for path in (self.where.persist / "downloads").rglob("*") if path.is_file()]
+            return told is not None and told.UsedSpace == sum((size + 1023) // 1024 for size in files)
+
+        self.wait(counted, "the space to be counted")
+        return self.snapshot()
 
     def wait_like(self, before: dict[str, Any], what: str) -> None:
         """Until every record is again as in this snapshot."""

@@ -226,11 +226,11 @@ def test_an_app_with_a_mesh_interface_has_its_eid_and_keeps_it(device: Device, s
     device.look()
     assert [overlay.EID for overlay in networks.get(key).OverlayNetworkList] == ["fd45:efca:3607:4c1c::17"]
     assert [eid.EID for eid in device.app(key).EIDList] == ["fd45:efca:3607:4c1c::17"]
-    before = device.snapshot()
+    before = device.settled()
     assert any(path.startswith("run/identitymanager/EIDStatus/") for path in before)
     device.kill("identitymanager")
     device.wait_back("identitymanager")
-    assert device.snapshot() == before
+    device.wait_like(before, "before the kill")
 
 
 def test_the_demo_does_what_it_says(tmp_path: Path) -> None:

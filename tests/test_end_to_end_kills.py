@@ -12,7 +12,7 @@ from support import wait_for
 
 from pillar.demo.images import ImageServer
 from pillar.types.domainmgr import DomainConfig, DomainStatus
-from pillar.types.downloader import DownloaderConfig, DownloaderStatus, GlobalDownloadStatus
+from pillar.types.downloader import DownloaderConfig, DownloaderStatus
 from pillar.types.enums import SwState
 from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
@@ -181,9 +181,7 @@ def test_whoever_is_killed_while_the_app_runs_nothing_changes(device: Device, se
     device.deploy(config)
     device.wait_running(app)
     pid = device.domain(app).DomainId
-    space = device.table("downloader", GlobalDownloadStatus)
-    device.wait(lambda: (told := space.get("global")) and told.UsedSpace, "the image to be counted")
-    before = device.snapshot()
+    before = device.settled()
     flaps = Flaps(device)
     for agent in AGENT_NAMES:
         device.kill(agent)
