@@ -156,9 +156,7 @@ def _rounded(value: Any) -> Any:
 
 def without_paths(value: bytes) -> bytes:
     """Large fields travel in files with random names in the publisher's own root."""
-    return re.sub(
-        rb'\\"/[^"]*/(pubsub-large/[^"]*/pubsub-file-[A-Z][a-z]+[A-Z]?[a-z]*?)(\d+|[a-z0-9_]{8})\\"', rb"\1", value
-    )
+    return re.sub(rb'\\"/[^"]*/(pubsub-large/[^"]*/pubsub-file-(?:Bytes|StrVal))[a-z0-9_]+\\"', rb"\1", value)
 
 
 def drain(client: socket.socket) -> list[bytes]:
