@@ -64,6 +64,7 @@ class Agent:
         self.log = log.open_log(
             self.name, self.where.log(self.name), terminal=log.stderr() if self.log_to_terminal else None
         )
+        self.pidfile: PidFile | None = None  # held by `run`; None: nobody looks after one
         self.loop = Loop()
         self.loop.on_error = self._callback_failed
         self.loop.on_slow = self._callback_slow
@@ -127,9 +128,14 @@ class Agent:
         self.loop.close()
 
     def touch(self) -> None:
-        """Say that the main loop turns."""
+        """Say that the main loop turns, and hold on to the pid file.
+
+        Raises AlreadyRunning when the pid file was removed and another process has taken its place.
+        """
         path = self.where.touch(self.name)
         try:
+            if self.pidfile is not None:
+                self.pidfile.keep()
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 os.utime(fd)
@@ -224,6 +230,7 @@ def run_with(agent: type[Agent], options: argparse.Namespace) -> int:
     try:
         pidfile.acquire()
         living = agent(options)
+        living.pidfile = pidfile
         return living.live()
     except (AlreadyRunning, TableHeld) as err:
         return _refuse(living, EXIT_ALREADY_RUNNING, f"{agent.name}: {err}")

@@ -44,22 +44,37 @@ class PidFile:
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._taken(fd):
+                    return
             except BlockingIOError:
                 pid = _read_pid(fd)
-                os.close(fd)
-                if time.monotonic() < give_up:
-                    time.sleep(0.01)
-                    continue
-                raise AlreadyRunning(self.path, pid) from None
-            if not _is_at(fd, self.path):  # its last holder removed it between our open and our lock
-                os.close(fd)
-                continue
-            text = str(os.getpid()).encode()
-            os.pwrite(fd, text, 0)  # before cutting: a reader never finds it empty
-            os.ftruncate(fd, len(text))
-            self._fd = fd
-            return
+                if time.monotonic() >= give_up:
+                    raise AlreadyRunning(self.path, pid) from None
+                time.sleep(0.01)
+            finally:
+                if fd != self._fd:
+                    os.close(fd)
+
+    def keep(self) -> None:
+        """Take the file again when ours is no longer at its path: somebody removed it, or the directory it was in.
+
+        Until then another process could start beside us. Raises AlreadyRunning when one has, and OSError.
+        """
+        if self._fd >= 0 and not _is_at(self._fd, self.path):
+            self.acquire()
+
+    def _taken(self, fd: int) -> bool:
+        """Lock this open file and make it ours; False when its last holder removed it before we had the lock."""
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(fd, self.path):
+            return False
+        text = str(os.getpid()).encode()
+        os.pwrite(fd, text, 0)  # before cutting: a reader never finds it empty
+        os.ftruncate(fd, len(text))
+        former, self._fd = self._fd, fd
+        if former >= 0:
+            os.close(former)
+        return True
 
     def release(self) -> None:
         """At a clean end: remove the file, then give the lock back. Does nothing when not held."""
@@ -90,6 +105,21 @@ def holder(path: Path) -> int | None:
     finally:
         os.close(fd)
     return None
+
+
+def locked(path: Path) -> bool:
+    """Does a live process hold this file's lock, whatever pid stands in it?"""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _read_pid(fd: int) -> int | None:

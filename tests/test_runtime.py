@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from pillar.workers import Workers
 class Tiny(Agent):
     """A tiny agent."""
     name = "tiny"
+    touch_every_s = 0.2
 
     @classmethod
     def add_arguments(cls, parser):
@@ -259,11 +261,36 @@ def test_a_callback_that_raises_is_logged_and_the_agent_goes_on(tiny):
 
 def test_a_table_held_by_another_process_refuses_the_start_with_its_pid(tiny, tmp_path):
     first = tiny.start("--table")
+    first.send_signal(signal.SIGSTOP)  # or it would have its pid file back
     tiny.pid_file.unlink()  # somebody thought this would help
     second = tiny.popen("--table")
     _, said = second.communicate(timeout=DEADLINE_S)
     assert second.returncode == 3
     assert str(first.pid) in said
+
+
+def test_an_agent_whose_run_directory_was_removed_takes_its_pid_file_again(tiny):
+    process = tiny.start()
+    (tiny.root / "run").rename(tiny.root / "gone")  # at once: agents put back what they miss
+    shutil.rmtree(tiny.root / "gone", ignore_errors=True)
+    eventually("it holds its pid file", lambda: holder(tiny.pid_file) == process.pid)
+    assert tiny.popen().wait(timeout=DEADLINE_S) == 3
+    process.terminate()
+    assert process.wait(timeout=DEADLINE_S) == 0
+    assert not tiny.pid_file.exists()
+
+
+def test_an_agent_ends_with_status_3_when_another_one_took_its_removed_pid_file(tiny):
+    first = tiny.start()
+    first.send_signal(signal.SIGSTOP)  # or it would have the file back before the second one is there
+    tiny.pid_file.unlink()
+    second = tiny.start()
+    first.send_signal(signal.SIGCONT)
+    _, said = first.communicate(timeout=DEADLINE_S)
+    assert first.returncode == 3
+    assert said == f"tiny: already running with pid {second.pid}: {tiny.pid_file} is held by it\n"
+    assert second.poll() is None
+    assert holder(tiny.pid_file) == second.pid
 
 
 def test_wrong_usage_is_status_2_and_version_is_told(tiny):

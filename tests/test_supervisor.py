@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -322,6 +323,34 @@ def test_down_stops_the_supervisor_and_all_agents(device):
     assert {device.status(name).State for name in ("one", "two")} == {"stopped"}
     assert device.pillar("ps").returncode == 3
     assert device.pillar("down").returncode == 0  # nothing left to do is no error
+
+
+def test_down_fails_while_a_supervisor_lives_whose_pid_file_was_removed(device):
+    supervisor = device.up()
+    device.until("one", "running")
+    supervisor.send_signal(signal.SIGSTOP)  # or it would have its pid file back
+    device.where.pid("pillar").unlink()
+    said = device.pillar("down", "--grace", "1")
+    assert said.returncode == 1
+    assert f"held by process {supervisor.pid}" in said.stderr
+    supervisor.send_signal(signal.SIGCONT)
+    eventually("it has its pid file back", lambda: holder(device.where.pid("pillar")) == supervisor.pid)
+    assert device.pillar("down").returncode == 0
+    assert supervisor.wait(timeout=DEADLINE_S) == 0
+
+
+def test_a_removed_run_directory_leads_to_no_second_supervisor(device):
+    supervisor = device.up()
+    one = device.until("one", "running")
+    device.until("two", "running")
+    device.where.run.rename(device.where.root / "gone")  # at once: agents put back what they miss
+    shutil.rmtree(device.where.root / "gone", ignore_errors=True)
+    eventually("the supervisor has its pid file back", lambda: holder(device.where.pid("pillar")) == supervisor.pid)
+    eventually("so has the agent", lambda: holder(device.where.pid("one")) == one.Pid)
+    assert device.pillar("up").returncode == 3
+    assert device.pillar("down").returncode == 0
+    assert supervisor.wait(timeout=DEADLINE_S) == 0
+    assert gone(one.Pid)
 
 
 def test_down_without_a_supervisor_stops_the_agents_it_left_and_no_stranger(device):

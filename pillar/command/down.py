@@ -3,7 +3,8 @@
 Each gets SIGTERM, and SIGKILL when it has not ended after the grace period. A process is signalled only
 when it holds the agent's pid file, or has the pid and the start time that its supervisor recorded.
 
-exit status: 0 nothing runs any more (also when nothing did)   1 something could not be stopped
+exit status: 0 nothing runs any more (also when nothing did)
+             1 something could not be stopped, or another supervisor lives that could not be found (its lock shows it)
              2 wrong usage
 """
 
@@ -22,7 +23,7 @@ from pillar.locations import Locations
 from pillar.pubsub import PubSub, PubSubError
 from pillar.supervisor.process import Process, wait_for
 from pillar.supervisor.record import SupervisorStatus
-from pillar.supervisor.survey import SUPERVISOR, find, ledger
+from pillar.supervisor.survey import SUPERVISOR, find, ledger, left_over
 
 GRACE_S: Final = 10.0
 _SUPERVISOR_EXTRA_S: Final = 5.0  # it gives its agents their grace first
@@ -51,11 +52,14 @@ def run(args: argparse.Namespace) -> int:
             agents[name] = process
     stopped += _stop(agents, args.grace)
     _note(where, stopped)
-    failed = [entry for entry in stopped if entry["how"] == "still running"]
+    lives = left_over(where)
+    failed = bool(lives) or any(entry["how"] == "still running" for entry in stopped)
     if args.json:
-        print(json.dumps({"root": str(where.root), "stopped": stopped}))
+        print(json.dumps({"root": str(where.root), "stopped": stopped, "left": lives}))
     else:
-        _show(where, stopped)
+        _show(where, stopped, lives)
+    if lives:
+        print(f"pillar down: a supervisor lives that was not stopped: {lives}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -72,7 +76,7 @@ def _note(where: Locations, stopped: list[dict[str, object]]) -> None:
                 record = table.get(name) or SupervisorStatus(Agent=name)
                 table.publish(name, replace(record, State="stopped", Pid=0, StartTicks=0, Reason=""))
     except PubSubError as err:
-        # They are stopped all the same; a new supervisor that holds the table knows better anyway.
+        # They are stopped all the same; a supervisor that holds the table is told of by `left_over`.
         print(f"pillar down: {err}", file=sys.stderr)
 
 
@@ -100,8 +104,8 @@ def _signal(name: str, process: Process, number: signal.Signals) -> None:
         print(f"pillar down: may not signal {name}, pid {process.pid}: it belongs to another user", file=sys.stderr)
 
 
-def _show(where: Locations, stopped: list[dict[str, object]]) -> None:
-    if not stopped:
+def _show(where: Locations, stopped: list[dict[str, object]], lives: str) -> None:
+    if not stopped and not lives:
         print(f"nothing runs below {where.root}")
     for entry in stopped:
         what = "supervisor and its agents" if entry["agent"] == SUPERVISOR else entry["agent"]

@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 
 from pillar.agents import AGENTS
 from pillar.locations import Locations
-from pillar.pidfile import holder
+from pillar.pidfile import holder, locked
 from pillar.pubsub import BadRecord, decode
+from pillar.pubsub.names import LOCK
 from pillar.supervisor.process import Process, adopt, start_ticks, uptime_s
 from pillar.supervisor.record import SupervisorStatus
 
@@ -65,6 +66,19 @@ def find(where: Locations, agent: str, record: SupervisorStatus | None) -> Proce
     if record is not None and record.Pid and record.StartTicks:
         return adopt(record.Pid, record.StartTicks)
     return None
+
+
+def left_over(where: Locations) -> str:
+    """For a person: what shows that a supervisor still lives here, though `find` may not know it; "" when none does.
+
+    Its table's lock tells of one whose pid file was removed; a lock whose pid is not to be found here belongs to a
+    process of another pid namespace (a container that shares the directory).
+    """
+    for path in (where.pid(SUPERVISOR), where.agent_dir(SUPERVISOR) / SupervisorStatus.__name__ / LOCK):
+        if locked(path):
+            pid = holder(path)
+            return f"{path} is held by {f'process {pid}' if pid is not None else 'a process that is not to be seen'}"
+    return ""
 
 
 def survey(where: Locations) -> tuple[Row | None, list[Row]]:
