@@ -153,11 +153,11 @@ def test_it_logs_one_line_per_change(device):
     device.config(app_config())
     device.zedmanager.start()
     device.until_state(SwState.RUNNING)
+    wait_for(lambda: "-> running" in device.zedmanager.log_text, "the line that follows the record")
     text = device.zedmanager.log_text
     for step in ("new -> fetching", "verifying -> waiting for network", "booting -> running"):
         assert text.count(f"{A} {step}") <= 1
     assert f"{A} new -> fetching" in text
-    assert "-> running" in text
 
 
 def test_fed_by_hand_with_files(root):
