@@ -74,10 +74,15 @@ def app_id(app: dict[str, Any]) -> str:
 
 
 class Device:
-    """A root with all agents on it, and an onlooker on its tables. With `with`: nothing of it is left afterwards."""
+    """A root with all agents on it, and an onlooker on its tables. With `with`: nothing of it is left afterwards.
 
-    def __init__(self, root: Path) -> None:
+    `enter` is put in front of every command (a namespace: `netlab.device.enter`); `up` are options of `pillar up`.
+    """
+
+    def __init__(self, root: Path, enter: tuple[str, ...] = (), up: tuple[str, ...] = ()) -> None:
         self.where = Locations(root)
+        self._enter = enter
+        self._up = up
         self.pubsub = PubSub(root)
         self._tables: dict[tuple[str, str, str], Subscription[Any]] = {}
         self.apps = self.table("zedmanager", AppInstanceStatus)
@@ -102,14 +107,14 @@ class Device:
 
     def up(self) -> None:
         """All agents under a supervisor; or a new supervisor that adopts them."""
-        self.pillar("up", "--daemon")
+        self.pillar("up", "--daemon", *self._up)
 
     def deploy(self, config: dict[str, Any]) -> None:
         """Hand in a device config, as `pillar deploy` does."""
         hand_in(self.where.config, CONFIG_NAME, json.dumps(config).encode())
 
     def pillar(self, *words: str) -> str:
-        command = [sys.executable, "-m", "pillar", words[0], "--root", str(self.where.root), *words[1:]]
+        command = [*self._enter, sys.executable, "-m", "pillar", words[0], "--root", str(self.where.root), *words[1:]]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 0, f"pillar {' '.join(words)}: {done.stderr or done.stdout}\n{self.logs()}"
         return done.stdout
