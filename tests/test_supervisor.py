@@ -291,6 +291,20 @@ def test_an_unknown_agent_is_wrong_usage_naming_those_that_exist(device):
     assert "downloader" in said.stderr
 
 
+def test_up_hands_each_agent_the_options_set_for_it(device):
+    device.up("one", "two", "--set", "uno.daemonic=x", "--set=two.debug")
+    pid = device.until("two", "running").Pid
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-3:] == [
+        str(device.where.root).encode(),
+        b"--debug",
+        b"",
+    ]
+    status = device.until("one", "failed")
+    assert "--daemonic=x" in status.LastExit
+    done = device.pillar("up", "--set", "nim")
+    assert (done.returncode, "AGENT.OPTION" in done.stderr) == (2, True)
+
+
 def test_up_as_a_daemon_returns_when_the_agents_run(device):
     child = device.popen("supervise.py", "--daemon")
     out, err = child.communicate(timeout=DEADLINE_S)

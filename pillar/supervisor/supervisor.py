@@ -57,7 +57,22 @@ class Supervisor(Agent):
                 raise argparse.ArgumentTypeError(f"there is no agent {name!r}; there are {names}")
             return entry.name
 
+        def option(text: str) -> tuple[str, str]:
+            agent, dot, words = text.partition(".")
+            if not dot or not words:
+                raise argparse.ArgumentTypeError(f"{text!r} is no AGENT.OPTION[=VALUE], like nim.ports=manage")
+            return known(agent), f"--{words}"
+
         parser.add_argument("agents", nargs="*", type=known, metavar="AGENT", help="only these agents (default: all)")
+        parser.add_argument(
+            "--set",
+            action="append",
+            type=option,
+            default=[],
+            metavar="AGENT.OPTION[=VALUE]",
+            help="start this agent with --OPTION[=VALUE], like nim.ports=manage; may be given more than once. "
+            "An agent that runs already keeps its options until it is started anew",
+        )
 
     def __init__(self, options: argparse.Namespace) -> None:
         super().__init__(options)
@@ -107,6 +122,7 @@ class Supervisor(Agent):
         if self._ending:
             return
         arguments = ["--root", str(self.where.root), *(["--debug"] if self.options.debug else [])]
+        arguments += [option for agent, option in self.options.set if agent == name]
         try:
             charge.process, charge.ready_fd = processes.spawn(charge.entry.module, arguments, self.where.stderr(name))
         except OSError as err:
