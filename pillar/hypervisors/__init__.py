@@ -13,9 +13,11 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from pillar.locations import Locations
+from pillar.types.adapters import IoBundle
 from pillar.types.domainmgr import DiskStatus, DomainConfig
 
 AUTO = "auto"
@@ -57,15 +59,31 @@ class DomainSpec:
     uuid: str
     config: DomainConfig
     disks: tuple[DiskStatus, ...]
+    adapters: tuple[IoBundle, ...] = ()  # every member of the assignment groups that are reserved for it
+
+
+class Missing(str):
+    """A refusal of `refuses`: the backend would run the domain if the machine had what this text names.
+
+    The text says what to install, as "qemu-system-x86_64 is not installed: apt-get install qemu-system-x86".
+    """
 
 
 class Hypervisor(Protocol):
-    """One way to run a domain. Every method may be called again after a crash at any instruction of an earlier call."""
+    """One way to run a domain. Every method may be called again after a crash at any instruction of an earlier call.
+
+    What must live as long as the domain stands below <root>/persist/<name>: nothing there may be lost when somebody
+    empties /run. What the domain prints goes to <root>/persist/log/<uuid>.log, appended, so that domainmgr can cut it.
+    Vifs are made by `_vifs`: in `prepare`, gone when `stop` returns.
+    """
 
     name: str
 
     def refuses(self, domain: DomainSpec) -> str:
-        """Why this backend cannot run the domain, "" when it can. Reads no more than the head of the first image."""
+        """Why this backend cannot run the domain, "" when it can; `Missing` when something only has to be installed.
+
+        Reads no more than the heads of the images.
+        """
 
     def prepare(self, domain: DomainSpec) -> None:
         """Make everything `start` needs. Raises CannotRun, HypervisorError or OSError."""
@@ -87,6 +105,12 @@ class Hypervisor(Protocol):
         """Ask the domain to end, wait `grace_s` seconds, then end it and all that it left behind.
 
         Nothing to stop is success. Raises HypervisorError when something of it survives.
+        """
+
+    def console(self, uuid: str) -> Path | None:
+        """A UNIX socket with both directions of the domain's console, None when it has none (its log may do).
+
+        Connect through the directory's descriptor: the path may be longer than a socket address holds.
         """
 
     def adopt(self) -> set[str]:
@@ -130,18 +154,19 @@ class Hypervisors:
     def select(self, domain: DomainSpec) -> Hypervisor:
         """The backend for this domain: the one that already keeps it, else the first that does not refuse.
 
-        Raises CannotRun with every backend's reason.
+        Raises CannotRun: with what to install when that is all it takes, else with every backend's reason.
         """
         holder = self.holder(domain.uuid)
         if holder is not None and holder.status(domain.uuid).phase is not Phase.GONE:
             return holder
-        reasons = []
+        refusals = []
         for backend in self.backends:
             reason = backend.refuses(domain)
             if not reason:
                 return backend
-            reasons.append(f"{backend.name}: {reason}")
-        raise CannotRun("; ".join(reasons))
+            refusals.append((backend.name, reason))
+        missing = [refusal for refusal in refusals if isinstance(refusal[1], Missing)]
+        raise CannotRun("; ".join(f"{name}: {reason}" for name, reason in missing or refusals))
 
     def holder(self, uuid: str) -> Hypervisor | None:
         """The backend that keeps something for this domain, a running one first."""
@@ -160,6 +185,11 @@ class Hypervisors:
             if descriptor is not None:
                 return descriptor
         return None
+
+    def console(self, uuid: str) -> Path | None:
+        """The socket of the domain's console, whichever backend runs it; None when there is none."""
+        holder = self.holder(uuid)
+        return None if holder is None else holder.console(uuid)
 
     def adopt(self) -> set[str]:
         """The UUIDs of all domains that any backend keeps something for."""
