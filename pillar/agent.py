@@ -187,6 +187,8 @@ class Agent:
         log.set_level(level)
 
     def _callback_failed(self, what: str, error: Exception) -> None:
+        if isinstance(error, TableHeld):
+            raise error  # another process took the table while it was gone: this process ends, see `run_with`
         self.log.error("%s failed: %s", what, error, exc_info=error)
 
     def _callback_slow(self, what: str, seconds: float, where: str) -> None:

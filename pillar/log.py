@@ -10,6 +10,7 @@ A disk that refuses a line costs this line, never the agent; how many were lost 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -123,11 +124,19 @@ class JsonLines(logging.Handler):
         try:
             if self._size + len(data) > MAX_BYTES:
                 self._rotate()
-            self._size += os.write(self._fd, data)
+            self._append(data)
             self._lost = 0
         except OSError as err:  # full or broken disk: count, and say so when it works again
             self._lost += 1
             self._why = str(err)
+
+    def _append(self, line: bytes) -> None:
+        """Write all of it or, on a disk that takes only a part, nothing. Raises OSError."""
+        written = os.write(self._fd, line)
+        if written < len(line):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+        self._size += written
 
     def close(self) -> None:
         if self._fd >= 0:

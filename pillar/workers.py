@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from pillar.loop import Loop
 
@@ -85,7 +86,7 @@ class Workers:
         self._loop = loop
         self._limit = limit
         self._in_flight: dict[str, Cancel] = {}
-        self._waiting: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {}  # key: (run, give up)
+        self._waiting: dict[str, tuple[Callable[[], None], Callable[[Outcome[Any]], None]]] = {}  # key: (run, give up)
         self._active = 0
 
     def submit(self, key: str, work: Callable[[Cancel], R], done: Callable[[Outcome[R]], None]) -> bool:
@@ -120,7 +121,7 @@ class Workers:
             self._start_next()
             done(outcome)
 
-        self._waiting[key] = (run, lambda: end(Outcome(cancelled=True)))
+        self._waiting[key] = (run, end)
         self._start_next()
         return True
 
@@ -135,7 +136,7 @@ class Workers:
         cancel.set()
         waiting = self._waiting.pop(key, None)
         if waiting is not None:
-            self._loop.call_soon(waiting[1])
+            self._loop.call_soon(partial(waiting[1], Outcome(cancelled=True)))
 
     def busy(self, key: str) -> bool:
         return key in self._in_flight
@@ -152,6 +153,10 @@ class Workers:
     def _start_next(self) -> None:
         while self._waiting and self._active < self._limit:
             key = next(iter(self._waiting))
-            run, _ = self._waiting.pop(key)
+            run, give_up = self._waiting.pop(key)
             self._active += 1
-            threading.Thread(target=run, name=f"work {key}", daemon=True).start()
+            try:
+                threading.Thread(target=run, name=f"work {key}", daemon=True).start()
+            except RuntimeError as err:  # the machine has no thread for us now: an error like any other of the work
+                self._active -= 1
+                self._loop.call_soon(partial(give_up, Outcome(error=err)))

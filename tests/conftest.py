@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 # Processes that tests start find the checkout's packages, whether or not it is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
+# A shell starts what it puts in the background with SIGINT ignored, and so would everything a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("PILLAR_ROOT", None)  # no test ever falls back to somebody's real device
 
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -356,6 +358,36 @@ def test_at_most_the_limit_runs_at_once_and_an_idle_pool_has_no_thread(loop):
     until = time.monotonic() + DEADLINE_S
     while any(thread.name.startswith("work ") for thread in threading.enumerate()):
         assert time.monotonic() < until
+
+
+def test_work_that_gets_no_thread_ends_as_an_error_and_its_key_is_free_again():
+    code = """
+import resource, threading
+from pillar.loop import Loop
+from pillar.workers import Workers
+loop = Loop()
+workers = Workers(loop, 1)
+seen = []
+
+def done(outcome):
+    seen.append(outcome)
+    if len(seen) == 2:
+        loop.stop()
+        return
+    assert "thread" in str(outcome.error), outcome
+    threading.stack_size(0)
+    assert workers.submit("k", lambda cancel: 7, done)
+
+room = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (256 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+threading.stack_size(1 << 30)
+assert workers.submit("k", lambda cancel: 7, done)
+loop.call_later(30, loop.stop)
+loop.run()
+assert [outcome.ok for outcome in seen] == [False, True], seen
+assert seen[1].value == 7
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_cancelled_work_ends_as_cancelled_whether_it_runs_or_waits(loop):

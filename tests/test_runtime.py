@@ -16,7 +16,7 @@ from pillar.agents import AGENTS, find
 from pillar.globalconfig import DEFAULTS, effective
 from pillar.log import JsonLines, level_name, parse_level
 from pillar.pidfile import AlreadyRunning, PidFile, holder
-from pillar.pubsub import encode
+from pillar.pubsub import PubSub, encode
 from pillar.types.enums import TriState
 from pillar.types.globalconfig import GlobalConfig, PerAgentSettings
 
@@ -269,6 +269,18 @@ def test_a_table_held_by_another_process_refuses_the_start_with_its_pid(tiny, tm
     assert str(first.pid) in said
 
 
+def test_an_agent_whose_removed_table_another_process_took_ends_with_status_3(tiny):
+    first = tiny.start("--table")
+    first.send_signal(signal.SIGSTOP)  # or it would have its table back before the other one is there
+    shutil.rmtree(tiny.root / "run" / "tiny-table")
+    with PubSub(tiny.root, "tiny-table") as pubsub:
+        pubsub.publication(GlobalConfig)
+        first.send_signal(signal.SIGCONT)
+        _, said = first.communicate(timeout=DEADLINE_S)
+        assert first.returncode == 3
+        assert f"already published by process {os.getpid()}" in said
+
+
 def test_an_agent_whose_run_directory_was_removed_takes_its_pid_file_again(tiny):
     process = tiny.start()
     (tiny.root / "run").rename(tiny.root / "gone")  # at once: agents put back what they miss
@@ -461,6 +473,28 @@ def test_a_disk_that_refuses_log_lines_costs_the_lines_and_says_how_many(tmp_pat
     handler.close()
     (entry,) = [json.loads(text) for text in path.read_text().splitlines()]
     assert str(entry["lost"]).startswith("2 lines")
+
+
+def test_a_disk_with_room_for_half_a_line_gets_none_of_it(tmp_path):
+    path = tmp_path / "a.log"
+    code = f"""
+import logging, resource
+from pathlib import Path
+from pillar.log import JsonLines
+handler = JsonLines("a", Path({str(path)!r}))
+record = logging.LogRecord("pillar.a", logging.INFO, "", 0, "x", (), None)
+handler.emit(record)
+size = Path({str(path)!r}).stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))
+handler.emit(record)
+assert Path({str(path)!r}).stat().st_size == size
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+handler.emit(record)
+"""
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, timeout=DEADLINE_S)
+    whole, last = [json.loads(text) for text in path.read_text().splitlines()]
+    assert "lost" not in whole
+    assert str(last["lost"]).startswith("1 lines")
 
 
 def test_text_that_is_not_unicode_does_not_cost_its_line(tmp_path):

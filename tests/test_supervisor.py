@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -422,6 +424,36 @@ def test_ps_tells_pid_uptime_restarts_last_exit_and_touch_age_for_programs(devic
     assert (row["pid"], row["restarts"], row["last_exit"], row["supervised"]) == (one.Pid, 0, "", True)
     assert 0 <= row["uptime_s"] < DEADLINE_S
     assert 0 <= row["touch_age_s"] < DEADLINE_S
+
+
+def test_another_pillar_up_has_the_running_supervisor_try_again_what_failed(device):
+    device.tell("one", "crash")
+    supervisor = device.up()
+    device.until("one", "failed")
+    (device.where.config / "one.crash").unlink()  # mended
+    again = device.pillar("up")
+    assert again.returncode == 0
+    assert again.stdout == f"the supervisor, pid {supervisor.pid}, tries again what failed: one\n"
+    device.until("one", "running")
+    refused = device.pillar("up")  # nothing has failed: a second supervisor, as ever
+    assert refused.returncode == 3
+    assert str(supervisor.pid) in refused.stderr
+
+
+def test_an_agent_that_cannot_even_be_started_is_tried_with_growing_waits(device):
+    device.where.stderr("one").mkdir(parents=True)
+    device.up()
+    failed = device.until("one", "failed")
+    assert failed.LastExit.startswith("cannot be started: Is a directory (standard error to ")
+
+    def deaths() -> list[float]:
+        lines = [json.loads(text) for text in device.where.log("pillar").read_text().splitlines()]
+        times = [line["time"] for line in lines if line["level"] != "info" and line["msg"].startswith("one ")]
+        return [datetime.fromisoformat(time.replace("Z", "+00:00")).timestamp() for time in times]
+
+    eventually("all four are in the log", lambda: len(deaths()) == 4)
+    waits = [after - before for before, after in pairwise(deaths())]
+    assert [wait >= least for wait, least in zip(waits, (0.02, 0.04, 0.08), strict=True)] == [True] * 3
 
 
 def test_ps_and_down_work_where_nothing_ever_ran_and_leave_no_trace(tmp_path):

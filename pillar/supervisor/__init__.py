@@ -4,7 +4,7 @@ Publishes   SupervisorStatus  as pillar, keyed by agent      what it knows of ea
 Owns        the agents' processes; of their files it reads <agent>.pid and <agent>.touch
 
     starting -> running -+-> waiting -> starting     it died or hung; back-off
-                         +-> failed                  it died too often; `pillar up` again tries again
+                         +-> failed                  it died too often; another `pillar up` has it tried again
     any -> stopping -> stopped                       the supervisor was asked to end
 
 Restart: agents do not notice that their supervisor died. The next one finds each by its pid file's lock, or

@@ -6,13 +6,13 @@ import argparse
 import os
 import signal
 import time
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from msgspec.structs import replace
 
 from pillar.agent import EXIT_ALREADY_RUNNING, EXIT_FAILED, EXIT_OK, Agent
 from pillar.agents import AGENTS, Entry, find
-from pillar.pubsub import PublishFailed
+from pillar.pubsub import PubSubError
 from pillar.ready import parse
 from pillar.supervisor import process as processes
 from pillar.supervisor import survey
@@ -21,6 +21,8 @@ from pillar.supervisor.process import Process
 from pillar.supervisor.record import SupervisorStatus
 from pillar.supervisor.screen import Screen
 from pillar.types.scalars import now
+
+RETRY: Final = signal.SIGUSR1  # `pillar up` beside a running supervisor sends it: try the failed agents again
 
 
 class Charge:
@@ -80,6 +82,7 @@ class Supervisor(Agent):
         self._charges: dict[str, Charge] = {}
         self._ending = False
         self._announced = False
+        self.loop.on_signal(RETRY, self._try_failed_again)
 
     def start(self) -> None:
         self._table = self.pubsub.publication(SupervisorStatus)
@@ -121,12 +124,14 @@ class Supervisor(Agent):
         name = charge.entry.name
         if self._ending:
             return
+        charge.began = time.monotonic()  # also of a start that fails: it ran for no time at all
         arguments = ["--root", str(self.where.root), *(["--debug"] if self.options.debug else [])]
         arguments += [option for agent, option in self.options.set if agent == name]
+        stderr = self.where.stderr(name)
         try:
-            charge.process, charge.ready_fd = processes.spawn(charge.entry.module, arguments, self.where.stderr(name))
-        except OSError as err:
-            self._died(charge, f"cannot be started: {err}")
+            charge.process, charge.ready_fd = processes.spawn(charge.entry.module, arguments, stderr)
+        except OSError as err:  # which names the interpreter, whatever it was that failed
+            self._died(charge, f"cannot be started: {err.strerror} (standard error to {stderr})")
             return
         self.loop.add_reader(charge.ready_fd, lambda: self._reported(charge))
         self._hold(charge, charge.process)
@@ -188,9 +193,9 @@ class Supervisor(Agent):
         else:
             restarts = charge.status.Restarts + 1
             reason = f"{how}; {decision.reason}"
+            self.loop.call_later(decision.wait_s, lambda: self._spawn(charge))  # first: nothing below may prevent it
             self._publish(charge, State="waiting", Reason=reason, Restarts=restarts, **changes)
             self.log.warning("%s died: %s; %s", charge.entry.name, how, decision.reason)
-            self.loop.call_later(decision.wait_s, lambda: self._spawn(charge))
         self._say(charge, f"{how}; {decision.reason}")
         self._announce_when_settled()
 
@@ -207,14 +212,22 @@ class Supervisor(Agent):
             os.close(charge.ready_fd)
             charge.ready_fd = -1
 
+    def _try_failed_again(self) -> None:
+        """Somebody has mended what made them fail, and says so."""
+        for charge in self._charges.values():
+            if charge.status.State == "failed":
+                charge.history = History()
+                self._spawn(charge)
+
     # ---- agents that hang
 
     def _watch_touches(self) -> None:
+        # First: a look that fails must not be the last one.
+        self.loop.call_later(min(1.0, self.limits.stale_s / 4), self._watch_touches)
         for charge in self._charges.values():
             self._publish(charge)  # writes nothing unless the disk refused it before
             if charge.process is not None and not self._ending:
                 self._judge_touch(charge, charge.process)
-        self.loop.call_later(min(1.0, self.limits.stale_s / 4), self._watch_touches)
 
     def _judge_touch(self, charge: Charge, process: Process) -> None:
         try:
@@ -281,8 +294,9 @@ class Supervisor(Agent):
         charge.status = replace(charge.status, **changes)
         try:
             self._table.publish(charge.entry.name, charge.status)
-        except PublishFailed as err:
-            # A full /run must not stop us from keeping agents alive; the next look at the touch files tries again.
+        except PubSubError as err:
+            # Whatever the library refuses must not stop us from keeping agents alive; the next look at the touch
+            # files tries again.
             self.log.error("cannot publish the state of %s: %s", charge.entry.name, err)
 
     def _say(self, charge: Charge, text: str) -> None:
