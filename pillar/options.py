@@ -36,7 +36,7 @@ def add_daemon_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _root(text: str) -> Path:
-    if "\0" in text:
-        raise argparse.ArgumentTypeError("a path holds no NUL")
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("a path is not empty and holds no NUL")
     # Absolute from the start: a daemon changes its directory.
     return Path(os.path.abspath(text))

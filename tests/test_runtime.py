@@ -307,6 +307,7 @@ def test_an_agent_ends_with_status_3_when_another_one_took_its_removed_pid_file(
 
 def test_wrong_usage_is_status_2_and_version_is_told(tiny):
     assert tiny.popen("--nonsense").wait(timeout=DEADLINE_S) == 2
+    assert tiny.popen("--root", "").wait(timeout=DEADLINE_S) == 2
     process = tiny.popen("--version")
     out, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0

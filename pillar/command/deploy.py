@@ -3,7 +3,11 @@
 FILE is an EdgeDevConfig as an EVE controller sends it, in protobuf-JSON or binary. It is checked and put in
 place as DIR/config/device.json or device.pb by rename; zedagent reads it at once, or when it starts.
 
-exit status: 0 handed in   1 FILE cannot be read, is no device config or names no device   2 wrong usage
+With --wait it goes on until every app of it runs (or, if it is not to run, is installed), and shows each step.
+
+exit status: 0 handed in (--wait: and the apps are where they should be)
+             1 FILE cannot be read, is no device config or names no device
+             2 wrong usage   4 handed in, but the apps were not there in time
 """
 
 import argparse
@@ -11,13 +15,15 @@ import json
 import sys
 from pathlib import Path
 
+from pillar.command import appwait
 from pillar.locations import Locations
 from pillar.terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the device config")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object (--wait: one more a change)")
+    appwait.add_argument(parser, "every app is where it should be")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     # Protobuf takes a while to load, so only the commands that need it do so.
     from pillar.controller.device import MAX_CONFIG_BYTES, ConfigRefused, decode, ignored_in_json
     from pillar.controller.handed import hand_in
+    from pillar.controller.notation import canonical_uuid
     from pillar.controller.summary import facts, lines
 
     try:
@@ -39,15 +46,21 @@ def run(args: argparse.Namespace) -> int:
         return 1
     target, removed = hand_in(Locations(args.root).config, f"device.{suffix}", data)
     ignored = ignored_in_json(data) if suffix == "json" else ""
+    said = facts(config)
     if args.json:
-        said = {"file": str(target), "removed": [str(path) for path in removed], "ignored": ignored, **facts(config)}
-        print(json.dumps(said))
+        also = {"removed": [str(path) for path in removed], "ignored": ignored}
+        print(json.dumps({"file": str(target), **also, **said}), flush=True)
+    else:
+        print(f"deployed {target}")
+        for line in lines(config):
+            print(line)
+        if ignored:
+            print(f"ignored: {printable(ignored)}")
+        for path in removed:
+            print(f"removed {path}: its time was not older, so it would have counted instead")
+    if args.wait is None:
         return 0
-    print(f"deployed {target}")
-    for line in lines(config):
-        print(line)
-    if ignored:
-        print(f"ignored: {printable(ignored)}")
-    for path in removed:
-        print(f"removed {path}: its time was not older, so it would have counted instead")
-    return 0
+    goals = {
+        canonical_uuid(app["uuid"]): appwait.Goal(app["name"], app["version"], app["activate"]) for app in said["apps"]
+    }
+    return appwait.follow(Locations(args.root), goals, args.wait, as_json=args.json)

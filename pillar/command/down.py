@@ -2,6 +2,7 @@
 
 Each gets SIGTERM, and SIGKILL when it has not ended after the grace period. A process is signalled only
 when it holds the agent's pid file, or has the pid and the start time that its supervisor recorded.
+ECOs go on without the agents, and are named; `pillar undeploy --wait` before ends them.
 
 exit status: 0 nothing runs any more (also when nothing did)
              1 something could not be stopped, or another supervisor lives that could not be found (its lock shows it)
@@ -24,6 +25,9 @@ from pillar.pubsub import PubSub, PubSubError
 from pillar.supervisor.process import Process, wait_for
 from pillar.supervisor.record import SupervisorStatus
 from pillar.supervisor.survey import SUPERVISOR, find, ledger, left_over
+from pillar.terminal import printable
+from pillar.types.domainmgr import DomainStatus
+from pillar.types.enums import SwState
 
 GRACE_S: Final = 10.0
 _SUPERVISOR_EXTRA_S: Final = 5.0  # it gives its agents their grace first
@@ -53,11 +57,12 @@ def run(args: argparse.Namespace) -> int:
     stopped += _stop(agents, args.grace)
     _note(where, stopped)
     lives = left_over(where)
+    ecos = _going_on(where)
     failed = bool(lives) or any(entry["how"] == "still running" for entry in stopped)
     if args.json:
-        print(json.dumps({"root": str(where.root), "stopped": stopped, "left": lives}))
+        print(json.dumps({"root": str(where.root), "stopped": stopped, "left": lives, "ecos": ecos}))
     else:
-        _show(where, stopped, lives)
+        _show(where, stopped, lives, ecos)
     if lives:
         print(f"pillar down: a supervisor lives that was not stopped: {lives}", file=sys.stderr)
     return 1 if failed else 0
@@ -104,9 +109,26 @@ def _signal(name: str, process: Process, number: signal.Signals) -> None:
         print(f"pillar down: may not signal {name}, pid {process.pid}: it belongs to another user", file=sys.stderr)
 
 
-def _show(where: Locations, stopped: list[dict[str, object]], lives: str) -> None:
+def _going_on(where: Locations) -> list[dict[str, object]]:
+    """The ECOs that ran by domainmgr's last word: nothing of `pillar down` ends them."""
+    if not where.agent_dir("domainmgr").exists():
+        return []  # a subscription would make the root
+    with PubSub(where.root) as pubsub:
+        domains = pubsub.subscription("domainmgr", DomainStatus)
+        while pubsub.process():
+            continue
+        return [
+            {"uuid": uuid, "name": domain.DisplayName, "domain": domain.DomainId}
+            for uuid, domain in sorted(domains.items().items())
+            if domain.State in (SwState.BOOTING, SwState.RUNNING, SwState.HALTING)
+        ]
+
+
+def _show(where: Locations, stopped: list[dict[str, object]], lives: str, ecos: list[dict[str, object]]) -> None:
     if not stopped and not lives:
         print(f"nothing runs below {where.root}")
     for entry in stopped:
         what = "supervisor and its agents" if entry["agent"] == SUPERVISOR else entry["agent"]
         print(f"{what}  pid {entry['pid']}  {entry['how']}")
+    for eco in ecos:
+        print(f"ECO {printable(str(eco['name']))}  domain {eco['domain']}  goes on without the agents")

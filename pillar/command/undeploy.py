@@ -4,7 +4,11 @@ ID is an app's UUID or its display name. Without ID a config is handed in that h
 every app, network and datastore goes. The config changed is the newest good one in DIR/config, else the copy that
 zedagent keeps of the last good one.
 
-exit status: 0 done   1 nothing is deployed, or there is no such app, or several have this name   2 wrong usage
+With --wait it goes on until nothing of the apps is left, and shows each step.
+
+exit status: 0 done (--wait: and the apps are gone)
+             1 nothing is deployed, or there is no such app, or several have this name
+             2 wrong usage   4 taken out of the config, but the apps were not gone in time
 """
 
 import argparse
@@ -12,6 +16,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from pillar.command import appwait
 from pillar.locations import Locations
 
 if TYPE_CHECKING:
@@ -20,7 +25,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help="an app's UUID or display name (default: everything)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object (--wait: one more a change)")
+    appwait.add_argument(parser, "the apps are gone")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from pillar.controller.config_pb2 import EdgeDevConfig
     from pillar.controller.device import encode_binary, encode_json
     from pillar.controller.handed import BINARY_NAME, JSON_NAME, hand_in
+    from pillar.controller.notation import canonical_uuid
 
     where = Locations(args.root)
     deployed = _deployed(where)
@@ -51,10 +58,14 @@ def run(args: argparse.Namespace) -> int:
     target, removed = hand_in(where.config, name if name in (JSON_NAME, BINARY_NAME) else BINARY_NAME, data)
     apps = [{"uuid": app.uuidandversion.uuid, "name": app.displayname} for app in gone]
     if args.json:
-        print(json.dumps({"file": str(target), "removed": [str(path) for path in removed], "undeployed": apps}))
+        said = {"file": str(target), "removed": [str(path) for path in removed], "undeployed": apps}
+        print(json.dumps(said), flush=True)
     else:
         _show(str(target), apps, everything=args.id is None)
-    return 0
+    if args.wait is None:
+        return 0
+    goals = {canonical_uuid(app["uuid"]): appwait.Goal(app["name"]) for app in apps}
+    return appwait.follow(where, goals, args.wait, as_json=args.json)
 
 
 def _deployed(where: Locations) -> "tuple[EdgeDevConfig, str] | None":
@@ -76,17 +87,11 @@ def _deployed(where: Locations) -> "tuple[EdgeDevConfig, str] | None":
 
 def _named(config: "EdgeDevConfig", name: str) -> "list[AppInstanceConfig]":
     """The app with this UUID, in any way of writing it, else all with this display name."""
-    by_uuid = [app for app in config.apps if _canonical(app.uuidandversion.uuid) == _canonical(name)]
+    from pillar.controller.notation import canonical_uuid
+
+    wanted = canonical_uuid(name)
+    by_uuid = [app for app in config.apps if canonical_uuid(app.uuidandversion.uuid) == wanted]
     return by_uuid or [app for app in config.apps if app.displayname == name]
-
-
-def _canonical(text: str) -> str:
-    from pillar.controller.notation import Malformed, read_uuid
-
-    try:
-        return read_uuid(text)
-    except Malformed:
-        return text
 
 
 def _show(target: str, apps: list[dict[str, str]], *, everything: bool) -> None:

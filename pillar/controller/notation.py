@@ -41,6 +41,14 @@ def read_uuid(text: str) -> str:
             raise Malformed(f"uuid: incorrect UUID length: {text}")
 
 
+def canonical_uuid(text: str) -> str:
+    """As `read_uuid`, but a text that is no UUID stays as it is: for comparing what people typed."""
+    try:
+        return read_uuid(text)
+    except Malformed:
+        return text
+
+
 def _plain_uuid(raw: bytes) -> str:
     if len(raw) == 36:
         groups = _CANONICAL.fullmatch(raw)

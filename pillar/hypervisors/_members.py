@@ -12,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 
+from pillar.bootid import boot_id
 from pillar.hypervisors import _proc
 from pillar.hypervisors._environment import LOCK_VARIABLE
 from pillar.hypervisors._proc import Identity
@@ -59,7 +60,7 @@ def main_process(lock: Path) -> Identity | None:
     if not found:
         return None
     start_ticks, pid = min(found)
-    return Identity(pid=pid, start_ticks=start_ticks, boot=_proc.boot_id())
+    return Identity(pid=pid, start_ticks=start_ticks, boot=boot_id())
 
 
 def locks_below(directory: Path) -> set[Path]:

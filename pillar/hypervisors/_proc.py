@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pillar.bootid import boot_id
+
 DEAD_STATES = "ZXx"  # an orphan may stay a zombie for seconds under a slow init; it is dead all the same
 
 
@@ -28,11 +30,6 @@ class Identity:
     pid: int
     start_ticks: int
     boot: str
-
-
-def boot_id() -> str:
-    """The kernel's name for this boot: start times of different boots are not comparable."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def stat(pid: int) -> ProcessStat | None:

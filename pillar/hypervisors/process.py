@@ -33,6 +33,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from pillar.bootid import boot_id
 from pillar.controller.files import replace_file, sweep_staged
 from pillar.hypervisors import (
     CannotRun,
@@ -133,7 +134,7 @@ class ProcessHypervisor:
             return DomainInfo(Phase.RUNNING, domain_id=holder.pid)
         if held and holder is None:
             return DomainInfo(Phase.STARTING)
-        if holder is not None and holder.boot != _proc.boot_id():
+        if holder is not None and holder.boot != boot_id():
             return DomainInfo(Phase.GONE, exit="the machine was restarted", rebooted=True)
         return DomainInfo(Phase.GONE, exit=ended or (UNKNOWN_EXIT if holder is not None else ""))
 

@@ -17,6 +17,7 @@ class SupervisorStatus(Record, frozen=True, kw_only=True):
     State: AgentState = "stopped"
     Pid: int = 0  # 0: no process
     StartTicks: int = 0  # the kernel's start time of that process, in clock ticks since boot: tells pids apart
+    Boot: str = ""  # the kernel's name of the boot that those ticks count from
     StartTime: Time = ZERO_TIME
     Adopted: bool = False  # found running, not started by this supervisor: how it will end stays unknown
     Restarts: int = 0  # since `pillar up`; goes on counting when a killed supervisor is replaced

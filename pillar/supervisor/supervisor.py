@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pillar.agent import EXIT_ALREADY_RUNNING, EXIT_FAILED, EXIT_OK, Agent
 from pillar.agents import AGENTS, Entry, find
+from pillar.bootid import boot_id
 from pillar.pubsub import PubSubError
 from pillar.ready import parse
 from pillar.supervisor import process as processes
@@ -82,6 +83,7 @@ class Supervisor(Agent):
         self._charges: dict[str, Charge] = {}
         self._ending = False
         self._announced = False
+        self._boot = boot_id()
         self.loop.on_signal(RETRY, self._try_failed_again)
 
     def start(self) -> None:
@@ -290,7 +292,7 @@ class Supervisor(Agent):
 
     def _publish(self, charge: Charge, **changes: object) -> None:
         if charge.process is not None:
-            changes |= {"Pid": charge.process.pid, "StartTicks": charge.process.ticks}
+            changes |= {"Pid": charge.process.pid, "StartTicks": charge.process.ticks, "Boot": self._boot}
         charge.status = replace(charge.status, **changes)
         try:
             self._table.publish(charge.entry.name, charge.status)

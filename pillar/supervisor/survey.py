@@ -7,6 +7,7 @@ import time
 from typing import Final, NamedTuple
 
 from pillar.agents import AGENTS
+from pillar.bootid import boot_id
 from pillar.locations import Locations
 from pillar.pidfile import holder, locked
 from pillar.pubsub import BadRecord, decode
@@ -63,7 +64,7 @@ def find(where: Locations, agent: str, record: SupervisorStatus | None) -> Proce
             if holder(where.pid(agent)) == pid:
                 return process
             process.close()
-    if record is not None and record.Pid and record.StartTicks:
+    if record is not None and record.Pid and record.StartTicks and record.Boot == boot_id():
         return adopt(record.Pid, record.StartTicks)
     return None
 
