@@ -6,7 +6,10 @@ What a killed client got is known to the byte: the server may have sent more, in
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import struct
+import termios
 import threading
 
 PIECE = 16 * 1024
@@ -23,6 +26,7 @@ class CountingProxy:
         self._headers_pass = True
         self._held = False
         self._generation = 0
+        self._clients: list[socket.socket] = []  # since the last `allow`
         self.passed = 0  # body bytes, since the last `allow`
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -37,12 +41,20 @@ class CountingProxy:
             self._generation += 1
             self._left, self._headers_pass = count, headers
             self.passed, self._held = 0, False
+            self._clients = []
             self._gate.notify_all()
 
     def wait_held(self, timeout: float) -> bool:
         """Whether it holds now: all that was allowed has passed, and more is there."""
         with self._gate:
             return self._gate.wait_for(lambda: self._held, timeout)
+
+    @property
+    def delivered(self) -> int:
+        """Those of the passed bytes that the client's kernel has taken, read or not. Nobody has hung up."""
+        with self._gate:
+            waiting = [fcntl.ioctl(client, termios.TIOCOUTQ, b"\0\0\0\0") for client in self._clients]
+            return self.passed - sum(struct.unpack("i", count)[0] for count in waiting)
 
     def close(self) -> None:
         self.allow(0)
@@ -59,6 +71,8 @@ class CountingProxy:
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._gate:
+                self._clients.append(client)
             threading.Thread(target=self._up, args=(client, server), daemon=True).start()
             threading.Thread(target=self._down, args=(server, client, self._generation), daemon=True).start()
 

@@ -3,7 +3,6 @@
     forker = Forker(); pid = forker.start(source, target, streams); os.kill(pid, SIGKILL); forker.ended()
 
 Run as a program it is the parent: one JSON request per line in, a pid, then how it ended, out.
-The kernel's receive buffers are kept small: what is in them when a process is killed is lost, and not what is tested.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +17,7 @@ from typing import Any
 
 from pillar.transports import Limits, Route, Source, open_transport
 from pillar.transports.fetch import Fetch
-
-RECEIVE_BUFFER = 32 * 1024
+from pillar.transports.throttle import Throttle
 
 
 class Forker:
@@ -31,10 +28,11 @@ class Forker:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def start(self, source: Source, target: Path, streams: int = 1) -> int:
-        """Fork a process that fetches; returns its pid."""
+    def start(self, source: Source, target: Path, streams: int = 1, bytes_per_s: int = 0) -> int:
+        """Fork a process that fetches, with `bytes_per_s` no faster than that; returns its pid."""
         assert self._process.stdin is not None
         request = {"source": dataclasses.asdict(source), "target": str(target), "streams": streams}
+        request["bytes_per_s"] = bytes_per_s
         print(json.dumps(request), file=self._process.stdin, flush=True)
         return int(self._read())
 
@@ -60,10 +58,6 @@ def serve() -> None:
         "DsS3", "http://127.0.0.1:1/b/k", dpath="b", name="k", fqdn="http://127.0.0.1:1", api_key="a", password="b"
     )
     open_transport(warm, Route(), Limits()).close()  # everything is imported before the first fork
-    from urllib3.connection import HTTPConnection
-
-    small = (socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    HTTPConnection.default_socket_options = [*HTTPConnection.default_socket_options, small]
     for line in sys.stdin:
         request = json.loads(line)
         reading, writing = os.pipe()
@@ -89,7 +83,11 @@ def fetch(request: dict[str, Any]) -> dict[str, Any]:
     source = Source(**request["source"])
     limits = Limits(connect_s=10, stall_s=60)
     whole = Fetch(
-        lambda: open_transport(source, Route(), limits), source, Path(request["target"]), streams=request["streams"]
+        lambda: open_transport(source, Route(), limits),
+        source,
+        Path(request["target"]),
+        streams=request["streams"],
+        throttle=Throttle(request["bytes_per_s"]),
     )
     return dataclasses.asdict(whole.run())
 

@@ -96,6 +96,9 @@ class Sshd:
         self._process.wait(timeout=10)
 
 
+SEND_BUFFER = 16 * 1024  # what is in it has been counted and has not left
+
+
 class CountingProxy:
     """TCP passed through to a port on loopback; `sent` counts what went from the server to clients."""
 
@@ -135,6 +138,7 @@ class CountingProxy:
             except OSError:
                 return  # closed
             server.settimeout(None)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self._sockets += [client, server]
             threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()

@@ -2,8 +2,7 @@
 
 After each kill the next process goes on; at most one chunk (1 MiB) of what had been sent is fetched again, counted at
 the server's side. About half of the kills come when all that was sent is written, so nothing may be lost; the others
-at once, in the middle of reading and writing. What the kernel has received for a dead process is lost in any case, so
-the receive buffers are kept small here.
+at once, in the middle of reading and writing.
 
 The suite kills at a seeded sample of the points, `--full` at all of them.
 """
@@ -15,6 +14,7 @@ import os
 import random
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,31 @@ def test_several_streams_killed_at_any_byte_lose_no_more_than_one(
     result, losses = killed_at(points, large, forker, tmp_path / "a", len(LARGE), 4, seed)
     assert result["sha256"] == hashlib.sha256(LARGE).hexdigest()
     assert all(0 <= loss <= CHUNK for loss in losses), losses
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_what_the_kernel_holds_for_a_process_that_lags_behind_is_bounded_too(
+    store: Store, forker: Forker, tmp_path: Path, streams: int
+):
+    """The server could send all of it at once; what the client's kernel takes from it is lost with the process."""
+    large = _renamed(store.source, "large")
+    store.proxy.allow(1 << 40)
+    pid = forker.start(large, tmp_path / "a", streams, bytes_per_s=4 * MIB)
+    eventually(lambda: present(tmp_path / "a", len(LARGE)) >= MIB, "it lags behind")
+    os.kill(pid, signal.SIGSTOP)
+    taken = [-1]
+
+    def full() -> bool:
+        time.sleep(0.1)  # between two looks that have to be equal
+        taken.append(store.proxy.delivered)
+        return taken[-1] == taken[-2]
+
+    eventually(full, "the kernel takes no more")
+    os.kill(pid, signal.SIGKILL)
+    assert forker.ended()[0] == -signal.SIGKILL
+    assert 0 <= taken[-1] - present(tmp_path / "a", len(LARGE)) <= CHUNK
+    forker.start(large, tmp_path / "a", streams)
+    assert forker.ended()[1]["sha256"] == hashlib.sha256(LARGE).hexdigest()
 
 
 def test_killed_at_every_step_before_the_first_byte(store: Store, forker: Forker, tmp_path: Path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -34,8 +35,10 @@ from pillar.transports.base import (
 if TYPE_CHECKING:
     import requests
 
-READ_BYTES = 256 * 1024
-SPAN_READ_BYTES = 128 * 1024  # several streams share what a kill may cost
+# What a kill costs is what stands in the kernel's receive buffer and in our hands: at most 1 MiB, of one stream or of
+# four together. The kernel keeps up to twice of what SO_RCVBUF asks for.
+READ_BYTES, RECEIVE_BYTES = 256 * 1024, 256 * 1024
+SPAN_READ_BYTES, SPAN_RECEIVE_BYTES = 128 * 1024, 48 * 1024
 MAX_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 COMPRESSED_BY_NATURE = (".gz", ".tgz", ".svgz", ".bz2", ".xz", ".zst", ".br", ".z")
@@ -54,7 +57,8 @@ class HttpTransport(Transport):
         self._route = route
         self._limits = limits
         self._url, self._auth = _without_login(source)
-        self._session = _session(requests, route, limits)
+        self._receive_bytes = RECEIVE_BYTES
+        self._made: requests.Session | None = None
         self._response: requests.Response | None = None
         self._aborted = False
 
@@ -94,6 +98,7 @@ class HttpTransport(Transport):
         raise TransportFailed(self._refusal(response))
 
     def span(self, start: int, end: int, known: Identity | None = None) -> Stream:
+        self._receive_bytes = SPAN_RECEIVE_BYTES
         headers = {"Range": f"bytes={start}-{end - 1}"}
         if known is not None and known.validator:
             headers[self.condition] = known.validator
@@ -127,7 +132,15 @@ class HttpTransport(Transport):
     def close(self) -> None:
         if self._response is not None:
             self._response.close()
-        self._session.close()
+        if self._made is not None:
+            self._made.close()
+
+    @property
+    def _session(self) -> requests.Session:
+        """Made with the first request: only that tells how many streams there will be."""
+        if self._made is None:
+            self._made = _session(self._requests, self._route, self._limits, self._receive_bytes)
+        return self._made
 
     def _ask(self, method: str, headers: dict[str, str]) -> requests.Response:
         """Send the request, follow redirects, return the open answer. Raises TransportFailed."""
@@ -198,8 +211,9 @@ class HttpTransport(Transport):
 TRANSPORTS = {"DsHttp": HttpTransport, "DsHttps": HttpTransport, "": HttpTransport}
 
 
-def _session(library: Any, route: Route, limits: Limits) -> requests.Session:
+def _session(library: Any, route: Route, limits: Limits, receive_bytes: int) -> requests.Session:
     """A session that binds to the route's address and trusts the system's roots and the device's own."""
+    from urllib3.connection import HTTPConnection
 
     class Adapter(library.adapters.HTTPAdapter):  # type: ignore[misc]
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -211,7 +225,11 @@ def _session(library: Any, route: Route, limits: Limits) -> requests.Session:
         def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
             conn.cert_reqs = "CERT_REQUIRED"  # by the context alone, not by the bundle that requests brings along
 
-    arguments: dict[str, Any] = {"ssl_context": _tls(limits, _stamps(limits))}
+    small = (socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    arguments: dict[str, Any] = {
+        "ssl_context": _tls(limits, _stamps(limits)),
+        "socket_options": [*HTTPConnection.default_socket_options, small],
+    }
     if route.address:
         arguments["source_address"] = (route.address, 0)
     session = cast("requests.Session", library.Session())
