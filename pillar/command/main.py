@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "undeploy": Command(_DEPLOY, "take an app, or everything, out of the device config", "pillar.command.undeploy"),
     "download": Command(_DEPLOY, "fetch one object with the downloader's engine", "pillar.command.download"),
     "doctor": Command(_LOOK, "find what is wrong, and say how to mend it", "pillar.command.doctor"),
+    "check": Command(_LOOK, "compare all records and files with one another", "pillar.command.check"),
     "bench": Command(_MEASURE, "measure speed and size against floors of the same run", "pillar.command.bench"),
 }
 
