@@ -3,12 +3,13 @@
 Run as a program, by path, with `python -I -S`: it imports nothing of the project, because a domain's start must not
 depend on what the project's packages look like at that moment.
 
-    _launch.py LOCK_FD REPORT_FD IMAGE [ARGUMENT ...]
+    _launch.py LOCK_FD REPORT_FD CPUS IMAGE [ARGUMENT ...]
 
 LOCK_FD    the flocked <uuid>.lock, kept open across the exec: as long as the domain (or a child that kept it) lives,
            the lock is held. The holder is written into it before the exec, and neither the pid nor the start time
            changes by exec, so whoever finds the lock held and the file filled knows the domain's process.
 REPORT_FD  a pipe that closes by itself when the exec succeeds; "<errno> <text>" when it does not.
+CPUS       numbers of the processors that the domain may use, with commas between; "" for those that we may use.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    lock_fd, report_fd, image = int(arguments[0]), int(arguments[1]), arguments[2]
+    lock_fd, report_fd, cpus, image = int(arguments[0]), int(arguments[1]), arguments[2], arguments[3]
     fcntl.fcntl(report_fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     try:
         with open("/proc/self/stat", "rb") as file:
@@ -31,7 +32,9 @@ def main(arguments: list[str]) -> int:
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignoring survives an exec
             signal.signal(ignored, signal.SIG_DFL)
         os.umask(0o022)
-        os.execv(image, [image, *arguments[3:]])
+        if cpus:
+            os.sched_setaffinity(0, {int(number) for number in cpus.split(",")})
+        os.execv(image, [image, *arguments[4:]])
     except OSError as error:
         os.ftruncate(lock_fd, 0)  # nothing runs: the next one that finds this file must not look for us
         os.write(report_fd, f"{error.errno} {error.strerror}".encode())
