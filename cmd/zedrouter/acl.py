@@ -9,7 +9,7 @@ from pillar.types.enums import NetworkInstanceType
 from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.zedrouter import ACE
 
-_MATCHES = ("ip", "protocol", "fport", "lport", "host", "eidset")
+_MATCHES = ("ip", "protocol", "fport", "lport", "host", "eidset", "interface")
 _WITH_PORTS = ("tcp", "udp", "sctp", "6", "17", "132")
 _PROTOCOL = re.compile(r"[a-z0-9.+-]{1,32}", re.IGNORECASE)
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -106,6 +106,8 @@ def _good_value(kind: str, value: str) -> bool:
             return _is_network(value) or _HOST.fullmatch(value) is not None
         case "protocol":
             return _PROTOCOL.fullmatch(value) is not None
+        case "interface":
+            return bool(value)
         case "fport" | "lport":
             return all(_is_port(part) for part in value.split(":", 1))
         case _:

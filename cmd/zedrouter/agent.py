@@ -1,8 +1,11 @@
 """The shell of zedrouter: reads tables, calls the decisions, publishes numbers before what uses them."""
 
+from __future__ import annotations
+
 import argparse
+import os
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -11,6 +14,7 @@ from pillar.cmd.zedrouter.appnetwork import World, app_network_status, networks,
 from pillar.cmd.zedrouter.instances import VifUse, instance_status, judge, leaving_status
 from pillar.cmd.zedrouter.ledger import Ledger
 from pillar.cmd.zedrouter.numbers import APP_NUM, BRIDGE_NUM, NoNumber
+from pillar.cmd.zedrouter.outcome import Outcome
 from pillar.keyqueue import KeyQueue
 from pillar.pubsub import Subscription
 from pillar.types.enums import ChangeInProgressType
@@ -21,21 +25,36 @@ from pillar.types.scalars import IpAddr, Uuid, now
 from pillar.types.uuidtonum import UuidToNum
 from pillar.types.zedrouter import AppNetworkConfig, AppNetworkStatus
 
+if TYPE_CHECKING:
+    from pillar.cmd.zedrouter.kernelnet import KernelNetwork
+
 GLOBAL: Final = "global"
 _INSTANCES: Final = "instances"  # the queue's key for all instances together; every other key is an app's UUID
 _NUMBERS: Final = "numbers"
 FREE_NUMBERS_AFTER_S: Final = 300.0  # after the first app config, as EVE
 
-_NONE: Final = NetworkMode(
-    Mode="none",
-    KernelChanged=False,
-    Explanation="zedrouter runs with --network none: bridges, vifs, addresses and rules in its statuses are planned, "
-    "none of them is made in the kernel",
-)
+_KERNEL: Final = "kernel"  # the queue's key for a pass over the kernel's network
+PASS_AT_LEAST_EVERY_S: Final = 60.0  # events call for passes; this is the seat belt
+SOON_S: Final = 0.1  # when something was not ready yet
+
+_MODES: Final = {
+    "none": NetworkMode(
+        Mode="none",
+        KernelChanged=False,
+        Explanation="zedrouter runs with --network none: bridges, vifs, addresses and rules in its statuses are "
+        "planned, none of them is made in the kernel",
+    ),
+    "kernel": NetworkMode(
+        Mode="kernel",
+        KernelChanged=True,
+        Explanation="zedrouter runs with --network kernel: it makes bridges, addresses, routes, rules and DHCP in its "
+        "namespace; `pillar net` shows them",
+    ),
+}
 
 
 class Zedrouter(Agent):
-    """Plans network instances and the networks of apps."""
+    """Plans network instances and the networks of apps, and makes them."""
 
     name = "zedrouter"
 
@@ -43,16 +62,25 @@ class Zedrouter(Agent):
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--network",
-            choices=["none"],
-            default="none",
-            help="what is done in the kernel: none, all is planned and published only (default: %(default)s)",
+            choices=list(_MODES),
+            default=_wanted_mode(),
+            help="what is done in the kernel: none, all is planned and published only; kernel, it is made there, which "
+            "needs root, nft and dnsmasq (default: $PILLAR_NETWORK, else none)",
         )
 
     def start(self) -> None:
         self.queue = KeyQueue(self.loop, self.step, self.log)
         self.mode = self.pubsub.publication(NetworkMode)
-        self.mode.publish(GLOBAL, _NONE)
-        self.log.info("--network %s: %s", _NONE.Mode, _NONE.Explanation)
+        mode = _MODES[self.options.network]
+        self.mode.publish(GLOBAL, mode)
+        self.log.info("--network %s: %s", mode.Mode, mode.Explanation)
+        self.kernel: KernelNetwork | None = None
+        self.outcome = Outcome()
+        if self.options.network == "kernel":
+            # Imported here: pyroute2 costs a quarter of a second, and --network none needs none of it.
+            from pillar.cmd.zedrouter.kernelnet import KernelNetwork
+
+            self.kernel = KernelNetwork(self.where, self.loop, self.log, lambda: self.queue.mark(_KERNEL))
         self.instance_table = self.pubsub.publication(NetworkInstanceStatus)
         self.app_table = self.pubsub.publication(AppNetworkStatus)
         # What this process publishes, decoded once: it is the only one who changes it.
@@ -64,6 +92,7 @@ class Zedrouter(Agent):
         self._touched: set[Uuid] = set()  # who had a config since this process started
         self._free_numbers_planned = False
         self._reported: dict[str, str] = {}
+        self._made: dict[Uuid, str] = {}  # the uplink that each instance really has
         self.instance_configs = self.pubsub.subscription(
             "zedagent",
             NetworkInstanceConfig,
@@ -88,6 +117,7 @@ class Zedrouter(Agent):
         for uuid in {*self.apps, *self.app_configs.keys(), *self.management_configs.keys()}:
             self._app_step(uuid)
         self._instances_step()
+        self._kernel_step()
         for table in (self.mode, self.instance_table, self.app_table):
             table.signal_restarted()
 
@@ -122,6 +152,7 @@ class Zedrouter(Agent):
     def _ports_changed(self, key: str, *status: DeviceNetworkStatus) -> None:
         if key == GLOBAL:
             self.queue.mark(_INSTANCES)
+            self.queue.mark(_KERNEL)
 
     def _mark_apps(self) -> None:
         for uuid in self.apps:
@@ -136,6 +167,8 @@ class Zedrouter(Agent):
                 self._instances_step()
             case "numbers":
                 self._free_numbers()
+            case "kernel":
+                self._kernel_step()
             case _:
                 self._app_step(key)
 
@@ -154,9 +187,13 @@ class Zedrouter(Agent):
                     bridge_num = self.ledger.number(uuid, BRIDGE_NUM, self._held(BRIDGE_NUM))
                 except NoNumber as err:
                     verdict = replace(verdict, error=str(err))
+            if bridge_num and (trouble := self.outcome.instances.get(uuid)):
+                verdict = replace(verdict, error="; ".join(filter(None, (verdict.error, trouble))))
             if verdict.held_back:
                 self._report(uuid, "its addressing changes once no app is on it any more")
-            status = instance_status(verdict, bridge_num, before, uses.get(uuid, ()), network, now())
+            status = instance_status(verdict, bridge_num, before, uses.get(uuid, ()), network, now(), self.outcome.dead)
+            if self.kernel is not None and uuid in self._made:
+                status = msgspec.structs.replace(status, ProgUplinkIntf=self._made[uuid])
             if self._publish_instance(uuid, status) and not (before is not None and _same_for_apps(before, status)):
                 changed.add(uuid)
         if self.instance_configs.is_synchronized:
@@ -174,6 +211,7 @@ class Zedrouter(Agent):
         del self.instances[uuid]
         self._reported.pop(uuid, None)
         self.ledger.free(uuid, BRIDGE_NUM)
+        self.queue.mark(_KERNEL)
         self.log.info("%s: network instance deleted", uuid)
 
     def _app_step(self, uuid: Uuid) -> None:
@@ -194,8 +232,33 @@ class Zedrouter(Agent):
                 self._publish_app(uuid, _without_number(config, before, str(err)))
                 return
         others = {other: status for other, status in self.apps.items() if other != uuid}
-        world = World(self._configured(), self.instances, others, self._static_addresses())
+        trouble = {vif: text for (app, vif), text in self.outcome.vifs.items() if app == uuid}
+        world = World(
+            self._configured(), self.instances, others, self._static_addresses(), trouble, self.outcome.leased
+        )
         self._publish_app(uuid, app_network_status(config, before, app_num, world, now()))
+
+    def _kernel_step(self) -> None:
+        """One pass over the kernel's network; what it finds goes into the statuses of whom it concerns."""
+        if self.kernel is None:
+            return
+        before = self.outcome
+        self.outcome = found = self.kernel.one_pass(self.instances, self.apps, self.network.get(GLOBAL), self.touch)
+        made = {uuid: status.CurrentUplinkIntf for uuid, status in self.instances.items() if status.Activate}
+        made = {
+            uuid: "" if uplink in found.dead or uuid in found.instances else uplink for uuid, uplink in made.items()
+        }
+        if (found.instances, found.dead, made) != (before.instances, before.dead, self._made):
+            self._made = made
+            self.queue.mark(_INSTANCES)
+        for uuid in {app for (app, _), _ in set(before.vifs.items()) ^ set(found.vifs.items())}:
+            self.queue.mark(uuid)
+        if found.leased != before.leased:
+            addresses = {address for _, _, address in found.leased ^ before.leased}
+            for uuid, status in self.apps.items():
+                if any(vif.address in addresses for _, _, vif in vifs_on(status)):
+                    self.queue.mark(uuid)
+        self.queue.mark_later(_KERNEL, SOON_S if found.unfinished else PASS_AT_LEAST_EVERY_S)
 
     def _config_is_gone(self, status: AppNetworkStatus) -> bool:
         """Not merely unread yet. A management record is zedagent's, all others are zedmanager's."""
@@ -208,6 +271,7 @@ class Zedrouter(Agent):
         self._static.pop(uuid, None)
         self._reported.pop(uuid, None)
         self.ledger.free(uuid, APP_NUM)
+        self.queue.mark(_KERNEL)
         self.log.info("%s: app network deleted", uuid)
         self._after_app_change(uuid)
 
@@ -224,6 +288,7 @@ class Zedrouter(Agent):
         if not self.instance_table.publish(uuid, status):
             return False
         self.instances[uuid] = status
+        self.queue.mark(_KERNEL)
         self._report(uuid, status.Error, f"network instance {status.DisplayName} {status.BridgeName}")
         return True
 
@@ -231,6 +296,7 @@ class Zedrouter(Agent):
         if not self.app_table.publish(uuid, status):
             return
         self.apps[uuid] = status
+        self.queue.mark(_KERNEL)
         state = "activated" if status.Activated else "not activated"
         self._report(uuid, status.Error, f"app network {status.DisplayName} {state}")
         self._after_app_change(uuid)
@@ -293,6 +359,12 @@ class Zedrouter(Agent):
             for network, addresses in named.items():
                 merged.setdefault(network, set()).update(addresses)
         return merged
+
+
+def _wanted_mode() -> str:
+    """What `pillar up --network` hands down to the agents it starts."""
+    wanted = os.environ.get("PILLAR_NETWORK", "")
+    return wanted if wanted in _MODES else "none"
 
 
 def _same_for_apps(before: NetworkInstanceStatus, after: NetworkInstanceStatus) -> bool:

@@ -40,6 +40,8 @@ class World:
     instances: Mapping[Uuid, NetworkInstanceStatus] = field(default_factory=dict)
     others: Mapping[Uuid, AppNetworkStatus] = field(default_factory=dict)  # statuses of the other apps
     static: Mapping[Uuid, Collection[IpAddr]] = field(default_factory=dict)  # addresses that configs name, per instance
+    trouble: Mapping[str, str] = field(default_factory=dict)  # what the kernel refuses this app, by vif
+    leased: Collection[tuple[str, str, IpAddr]] = ()  # (bridge, MAC, address) that a guest has asked for and got
 
 
 def app_network_status(
@@ -100,6 +102,7 @@ def _with_vifs(
         present = [*_present(overlay.Network, world), *(vif for network, vif in own if network == overlay.Network)]
         over, found = overlay_status(overlay, position, bare, instance, present, config.Activate)
         own.append((overlay.Network, Vif(over.Mac, over.AppIPAddr, "this app")))
+        found += [world.trouble[over.Vif]] if over.Vif in world.trouble else []
         errors += [f"overlay {position}{_named(overlay.Name)}: {error}" for error in found]
         overlays.append(over)
     underlays: list[UnderlayNetworkStatus] = []
@@ -112,6 +115,9 @@ def _with_vifs(
         reserved = world.static.get(underlay.Network, ())
         under, found = underlay_status(underlay, position, bare, instance, present, reserved, address, config.Activate)
         own.append((underlay.Network, Vif(under.Mac, under.AllocatedIPAddr, "this app")))
+        found += [world.trouble[under.Vif]] if under.Vif in world.trouble else []
+        if (under.Bridge, under.Mac, under.AllocatedIPAddr) in world.leased:
+            under = msgspec.structs.replace(under, Assigned=True)
         errors += [f"underlay {position}{_named(underlay.Name)}: {error}" for error in found]
         underlays.append(under)
     if config.Activate:

@@ -108,14 +108,17 @@ def instance_status(
     uses: Iterable[VifUse],
     network: DeviceNetworkStatus | None,
     now: Time,
+    dead: Collection[str] = (),
 ) -> NetworkInstanceStatus:
-    """The status of one instance. `bridge_num` is 0 while it has never been without error."""
+    """The status of one instance. `bridge_num` is 0 while it has never been without error, `dead` are ports without
+    carrier.
+    """
     wanted = verdict.wanted
     uses = sorted(uses, key=lambda use: (use.app, use.vif))
     mac = mac_text(bridge_mac(bridge_num)) if bridge_num else ""
     before = previous if previous is not None and not _differs(wanted, previous) else None
     current = before.CurrentUplinkIntf if before is not None else ""
-    uplink = choose_uplink(wanted.Port, network, current)
+    uplink = choose_uplink(wanted.Port, network, current, dead)
     assignments: dict[str, IpAddr] = {}
     address = ""
     if bridge_num:
@@ -160,13 +163,17 @@ def leaving_status(previous: NetworkInstanceStatus, uses: Iterable[VifUse]) -> N
     )
 
 
-def choose_uplink(port: str, network: DeviceNetworkStatus | None, current: str) -> str:
-    """The interface that leads out: the named port's; for a label one with a usable address, `current` if it has."""
+def choose_uplink(port: str, network: DeviceNetworkStatus | None, current: str, dead: Collection[str] = ()) -> str:
+    """The interface that leads out: the named port's; for a label one with a usable address, `current` if it has.
+
+    Of those that a label means, one in `dead` (without carrier) is only taken when all are.
+    """
     ports = network.Ports or () if network is not None else ()
     if port not in (UPLINK, FREE_UPLINK):
         found = find_port(port, network) if port else None
         return found.IfName if found is not None else ""
     fit = [p.IfName for p in ports if p.IsMgmt and (p.Free or port == UPLINK) and _has_way_out(p)]
+    fit = [name for name in fit if name not in dead] or fit
     if current in fit:
         return current
     return fit[0] if fit else ""

@@ -1,0 +1,218 @@
+"""The nftables of a device: what guests may send and get, port maps, and addresses on the way out. Pure.
+
+    bridge <mark>   prerouting          a guest sends with its own MAC and address only; so an address means a vif
+                    forward, output     access rules of vifs on switches (single packets)
+    inet <mark>     forward, input      access rules of vifs on instances with addresses (flows, see `acl`)
+                    nat prerouting      port maps, for what comes in by the uplink
+                    nat postrouting     the uplink's address for what goes out by it
+
+What no rule of a vif lets through is dropped and counted. DHCP and DNS of the bridge are always allowed. Frames between
+two guests of one bridge pass the inet hooks too (bridge-nf-call-iptables), broadcasts excepted: those reach the device
+only. Between two instances nothing passes. Traffic that has no bridge of ours at either end is not looked at.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from pillar.netplan.acl import WAYS, AclError, Way, host_names, host_set, nft_rules, port_maps
+from pillar.netplan.nft import Chain, Elements, Hook, Rule, Table
+from pillar.netplan.state import Bridge, NetState, Vif
+
+_NAT_IN, _NAT_OUT, _FILTER = -100, 100, 0
+_BEFORE_BRIDGE_NETFILTER = -200  # br_netfilter hands bridged frames to the inet hooks at priority 0
+
+
+def tables(state: NetState, still_there: tuple[str, ...] = ()) -> tuple[list[Table], dict[tuple[str, str], list[str]]]:
+    """(tables, errors by (app, vif)). `still_there` are bridges of ours on their way out: nothing passes them."""
+    errors: dict[tuple[str, str], list[str]] = {}
+    chains: dict[tuple[str, Way], tuple[Rule, ...]] = {}
+    for vif in state.vifs:
+        for way in WAYS:
+            rules, found = _chain(vif, way)
+            chains[vif.name, way] = rules
+            for text in found:
+                known = errors.setdefault((vif.owner, vif.name), [])
+                if text not in known:
+                    known.append(text)
+    return [_bridge_table(state, chains), _inet_table(state, chains, still_there)], errors
+
+
+def _chain(vif: Vif, way: Way) -> tuple[tuple[Rule, ...], list[str]]:
+    """A vif's rules in one direction, and what is wrong with those that are left out: they allow nothing."""
+    rules: list[Rule] = []
+    errors: list[str] = []
+    for rule in vif.rules:
+        try:
+            rules += [Rule(text, vif.name) for text in nft_rules(rule, way, vif)]
+        except AclError as err:
+            errors.append(str(err))
+    rules.append(Rule(f'counter name "{vif.name}_{way}_drop" drop', vif.name))
+    return tuple(rules), errors
+
+
+def _bridge_table(state: NetState, chains: Mapping[tuple[str, Way], tuple[Rule, ...]]) -> Table:
+    made: dict[str, Chain] = {}
+    counters: set[str] = set()
+    senders: set[str] = set()
+    receivers: set[str] = set()
+    for vif in state.vifs:
+        senders.add(f'"{vif.name}" : jump from_{vif.name}')
+        if vif.switch:
+            made[f"from_{vif.name}"] = Chain((*_not_ip(), *chains[vif.name, "out"]))
+            made[f"to_{vif.name}"] = Chain((*_not_ip(), *chains[vif.name, "in"]))
+            receivers.add(f'"{vif.name}" : jump to_{vif.name}')
+            counters |= _counters(vif, chains)
+        else:
+            made[f"from_{vif.name}"] = Chain(tuple(Rule(text, vif.name) for text in _own_address_only(vif)))
+            counters.add(f"{vif.name}_spoofed")
+    by_sender, by_receiver = Rule("iifname vmap @senders"), Rule("oifname vmap @receivers")
+    hooked = {
+        "prerouting": Chain((by_sender,), Hook("filter", "prerouting", _BEFORE_BRIDGE_NETFILTER)),
+        "forward": Chain((by_receiver,), Hook("filter", "forward", _BEFORE_BRIDGE_NETFILTER)),
+        "output": Chain((by_receiver,), Hook("filter", "output", _BEFORE_BRIDGE_NETFILTER)),
+    }
+    sets = {
+        "senders": Elements("map", "ifname : verdict", frozenset(senders)),
+        "receivers": Elements("map", "ifname : verdict", frozenset(receivers)),
+    }
+    return Table("bridge", state.mark, made | hooked, sets, frozenset(counters))
+
+
+def _own_address_only(vif: Vif) -> Iterator[str]:
+    spoofed = f'counter name "{vif.name}_spoofed" drop'
+    yield f"ether saddr != {vif.mac} {spoofed}"
+    if not vif.address:
+        yield spoofed
+    elif ipaddress.ip_address(vif.address).version == 4:
+        yield "ip saddr 0.0.0.0 udp sport 68 udp dport 67 return"
+        yield f"ip saddr {vif.address} return"
+        yield f"ether type arp arp saddr ip {{ 0.0.0.0, {vif.address} }} return"
+        yield "ether type ip6 drop"  # every guest speaks it; an instance with IPv4 addresses has none
+        yield spoofed
+    else:
+        yield f"ip6 saddr {{ {vif.address}, :: }} return"
+        yield "ip6 saddr fe80::/10 return"
+        yield spoofed
+
+
+def _not_ip() -> tuple[Rule, ...]:
+    return (Rule("ether type != { ip, ip6 } return"),)
+
+
+def _inet_table(
+    state: NetState, chains: Mapping[tuple[str, Way], tuple[Rule, ...]], still_there: tuple[str, ...]
+) -> Table:
+    routed = [bridge for bridge in state.bridges.values() if not bridge.switch]
+    vifs = [vif for vif in state.vifs if not vif.switch and vif.address]
+    made: dict[str, Chain] = {}
+    counters: set[str] = {"spoofed"}
+    sets: dict[str, Elements] = {}
+    opened: dict[tuple[int, Way], set[str]] = {(v, way): set() for v in (4, 6) for way in WAYS}
+    guests: dict[int, set[str]] = {4: set(), 6: set()}
+    for vif in vifs:
+        version = ipaddress.ip_address(vif.address).version
+        guests[version].add(vif.address)
+        counters |= _counters(vif, chains)
+        for way in WAYS:
+            made[f"{way}_{vif.name}"] = Chain(chains[vif.name, way])
+            opened[version, way].add(f"{vif.address} : jump {way}_{vif.name}")
+        sets |= _host_sets(vif)
+    for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
+        for way in WAYS:
+            sets[f"{way}{version}"] = Elements("map", f"{kind} : verdict", frozenset(opened[version, way]))
+        sets[f"guests{version}"] = Elements("set", kind, frozenset(guests[version]))
+    names = {bridge.name for bridge in routed} | set(still_there)
+    own = {f'"{bridge.name}" . {bridge.address.partition("/")[0]}' for bridge in routed if bridge.address}
+    sets |= {
+        "bridges": Elements("set", "ifname", frozenset(f'"{name}"' for name in names)),
+        "within": Elements("set", "ifname . ifname", frozenset(f'"{name}" . "{name}"' for name in names)),
+        "own4": Elements("set", "ifname . ipv4_addr", frozenset(text for text in own if ":" not in text)),
+        "own6": Elements("set", "ifname . ipv6_addr", frozenset(text for text in own if ":" in text)),
+    }
+    made |= _hooked(list(_port_map_rules(vifs)), list(_masquerades(routed)))
+    return Table("inet", state.mark, made, sets, frozenset(counters))
+
+
+def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
+    judged = [
+        "ct state invalid drop",
+        "ct state related meta l4proto { icmp, ipv6-icmp } accept",
+        # Each end of a flow has its say: who opened it, and to whom it was opened.
+        *(
+            f"ct {end} {family} saddr vmap @{way}{version}"
+            for family, version in (("ip", 4), ("ip6", 6))
+            for end, way in (("original", "out"), ("reply", "in"))
+        ),
+        *(
+            f"ct {end} {family} saddr @guests{version} accept"
+            for family, version in (("ip", 4), ("ip6", 6))
+            for end in ("original", "reply")
+        ),
+        'counter name "spoofed" drop',
+    ]
+    between = [
+        "iifname @bridges oifname @bridges iifname . oifname != @within drop",
+        "iifname @bridges meta pkttype { broadcast, multicast } drop",
+        "iifname @bridges jump judge",
+        "oifname @bridges jump judge",
+    ]
+    to_device = [
+        "iifname != @bridges return",
+        "udp sport 68 udp dport 67 accept",
+        "iifname . ip daddr @own4 meta l4proto { tcp, udp } th dport 53 accept",
+        "iifname . ip6 daddr @own6 meta l4proto { tcp, udp } th dport 53 accept",
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
+        "jump judge",
+    ]
+    return {
+        "judge": Chain(tuple(Rule(text) for text in judged)),
+        "forward": Chain(tuple(Rule(text) for text in between), Hook("filter", "forward", _FILTER)),
+        "input": Chain(tuple(Rule(text) for text in to_device), Hook("filter", "input", _FILTER)),
+        "portmaps": Chain(tuple(maps), Hook("nat", "prerouting", _NAT_IN)),
+        "outward": Chain(tuple(masquerades), Hook("nat", "postrouting", _NAT_OUT)),
+    }
+
+
+def _port_map_rules(vifs: list[Vif]) -> Iterator[Rule]:
+    for vif in vifs:
+        for rule in vif.rules if vif.uplink else ():
+            try:
+                mapped = list(port_maps(rule))
+            except AclError:
+                continue  # said by its chain
+            family = "ip6" if ":" in vif.address else "ip"
+            target = f"[{vif.address}]" if family == "ip6" else vif.address
+            for protocol, port, guest_port in mapped:
+                yield Rule(
+                    f'iifname "{vif.uplink}" meta nfproto {"ipv6" if family == "ip6" else "ipv4"} '
+                    f"fib daddr type local meta l4proto {protocol} th dport {port} "
+                    f"dnat {family} to {target}:{guest_port}",
+                    vif.name,
+                )
+
+
+def _masquerades(bridges: list[Bridge]) -> Iterator[Rule]:
+    for bridge in bridges:
+        if bridge.uplink and bridge.address:
+            network = ipaddress.ip_interface(bridge.address).network
+            family = "ip" if network.version == 4 else "ip6"
+            yield Rule(f'oifname "{bridge.uplink}" {family} saddr {network} masquerade', bridge.owner)
+
+
+def _host_sets(vif: Vif) -> dict[str, Elements]:
+    version = ipaddress.ip_address(vif.address).version
+    kind = "ipv4_addr" if version == 4 else "ipv6_addr"
+    return {
+        host_set(vif.bridge, name, version): Elements("set", kind) for rule in vif.rules for name in host_names(rule)
+    }
+
+
+def _counters(vif: Vif, chains: Mapping[tuple[str, Way], tuple[Rule, ...]]) -> set[str]:
+    """Every counter that the chains of this vif name."""
+    found: set[str] = set()
+    for way in WAYS:
+        for rule in chains[vif.name, way]:
+            found.add(rule.text.split('counter name "')[1].split('"')[0])
+    return found
