@@ -63,6 +63,8 @@ MINIMUMS: Final = {
 }
 
 MAX_DISK_PERCENT: Final = 80  # of /persist kept from apps
+STRICT: Final = "strict"  # the two values of SignaturePolicy
+PERMISSIVE: Final = "permissive"
 
 # Zero or "" in these means "not set", as in EVE; a false bool is a value, and 0 switches NetworkTestBetterInterval off.
 _ZERO_IS_DEFAULT: Final = (
@@ -96,6 +98,11 @@ def effective(asked: GlobalConfig | None) -> GlobalConfig:
     if asked.Dom0MinDiskUsagePercent > MAX_DISK_PERCENT:
         changes["Dom0MinDiskUsagePercent"] = MAX_DISK_PERCENT
     return msgspec.structs.replace(asked, **changes)
+
+
+def signatures_required(settings: GlobalConfig) -> bool:
+    """Whether an image without a signature is refused. A policy that nobody knows is taken for the strict one."""
+    return settings.SignaturePolicy not in (msgspec.UNSET, "", PERMISSIVE)
 
 
 def log_level_name(settings: GlobalConfig, names: tuple[str, ...]) -> str:

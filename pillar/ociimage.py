@@ -63,10 +63,11 @@ class NotAnImage(Exception):
 
 
 class BrokenImage(Exception):
-    """A blob of an image is missing (`present` is False) or not what its digest says."""
+    """A blob of an image is missing (`present` is False) or not what its digest says; `actual` is what it hashes to."""
 
-    def __init__(self, sha256: str, text: str, *, present: bool) -> None:
+    def __init__(self, sha256: str, text: str, *, present: bool, actual: str = "") -> None:
         super().__init__(f"the blob sha256:{sha256} {text}")
+        self.actual = actual
         self.sha256 = sha256
         self.present = present
 

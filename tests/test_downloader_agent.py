@@ -324,6 +324,42 @@ def test_several_objects_at_once_and_one_stalled_holds_up_nobody(device: Device,
     assert device.statuses.read(NAME)["State"] == 2  # type: ignore[index]
 
 
+def test_at_most_eight_objects_come_at_once_and_the_next_follows(device: Device, fault_server: FaultServer):
+    device.datastore(fault_server)
+    names = [f"slow{number}" for number in range(10)]
+    for name in names:
+        fault_server.put(f"/d/{name}", CONTENT)
+        fault_server.fault(f"/d/{name}", Fault(hold_after=1))
+        device.want(f"{name}.sha", Name=name, ImageSha256="", Size=10)
+    device.agent.start()
+    for name in names:
+        device.statuses.wait(f"{name}.sha", State=2, deadline_s=60)
+    eventually(lambda: len(fault_server.seen) >= 8, "eight are asked for", 60)
+    assert len(fault_server.seen) == 8
+    device.configs.remove(fault_server.seen[0].path.rpartition("/")[2] + ".sha")
+    eventually(lambda: len(fault_server.seen) == 9, "the next follows", 60)
+
+
+def test_wrong_content_in_quarantine_is_counted_and_never_keeps_the_right_one_out(
+    device: Device, fault_server: FaultServer
+):
+    fault_server.put("/d/image", CONTENT)
+    fault_server.put("/d/small", b"small")
+    Table(device.root, "global", "GlobalDownloadConfig").write("global", MaxSpace=3000)
+    kept = device.pending.parent / "quarantine" / f"{SHA}.{SHA[::-1]}"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(bytes(1500 * 1024))
+    device.datastore(fault_server)
+    device.want("small.sha", Name="small", ImageSha256="", Size=10)
+    device.agent.start()
+    device.statuses.wait("small.sha", State=3)
+    device.space.wait("global", UsedSpace=1501)
+    assert kept.exists()  # there was room for both
+    device.want()
+    device.statuses.wait(NAME, State=3, LastErr="")
+    assert not kept.exists()
+
+
 def test_one_image_under_two_names_is_fetched_once(device: Device, fault_server: FaultServer):
     fault_server.put("/d/image", CONTENT)
     device.datastore(fault_server)
@@ -356,6 +392,10 @@ def test_secrets_of_a_datastore_are_in_no_status_and_no_log(device: Device, faul
     assert "tell-nobody" not in device.agent.log_text
     assert "tell-nobody" not in (device.statuses.read(NAME) or {})["LastErr"]
     assert fault_server.seen[0].headers["authorization"].startswith("Basic ")
+    process = Path(f"/proc/{device.agent.process.pid}")  # type: ignore[union-attr]
+    assert "tell-nobody" not in (process / "cmdline").read_text() + (process / "environ").read_text()
+    core = next(line for line in (process / "limits").read_text().splitlines() if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
 
 
 def test_a_full_disk_is_an_error_that_ends_by_itself_when_there_is_room(tmp_path: Path, fault_server: FaultServer):

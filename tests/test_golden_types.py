@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from pillar.pubsub.codec import decode, encode
 from pillar.topics import find_type
@@ -51,7 +52,9 @@ def test_fields_stand_in_eve_s_order_and_start_as_go_s_zero(path):
     assert encode(record_type()) == zero["json"].encode()
     if not getattr(record_type, "json_root", ""):
         fullest = max((json.loads(vector["json"]) for vector in others), key=len)
-        assert list(record_type.__struct_fields__) == list(fullest)
+        ours = sum(default is UNSET for default in record_type.__struct_defaults__)  # not written unless set
+        fields = list(record_type.__struct_fields__)
+        assert fields[: len(fields) - ours] == list(fullest)
 
 
 def test_the_golden_vectors_are_there():

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from msgspec import UNSET
 
 from pillar.cmd.zedagent import reboot
 from pillar.cmd.zedagent.parse import Parsed, Published, deactivated, parse_config
@@ -582,6 +583,14 @@ def test_base_os_parameters_are_copied() -> None:
 
 
 # ---- config items
+
+
+def test_the_signature_policy_is_ours_and_only_its_two_words_are_taken() -> None:
+
+    assert items().SignaturePolicy is UNSET
+    assert items(verifier_signature_policy="strict").SignaturePolicy == "strict"
+    assert items(verifier_signature_policy="permissive").SignaturePolicy == "permissive"
+    assert items(verifier_signature_policy="lax").SignaturePolicy is UNSET
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from pillar.types.enums import TriState
 from pillar.types.record import Record
 from pillar.types.scalars import Uint32
@@ -54,6 +56,8 @@ class GlobalConfig(Record):
     DefaultRemoteLogLevel: str = ""  # info
     AgentSettings: dict[str, PerAgentSettings] | None = None  # agent name → levels
     Errors: tuple[str, ...] | None = None  # bad config items (an error in the very last item is lost)
+    # Ours, written only when it was asked for: `strict` refuses images without a signature, `permissive` is the default
+    SignaturePolicy: str | UnsetType = UNSET
 
 
 class ConfigItem(Record):

@@ -31,6 +31,7 @@ from pillar.imagestore import Found, ImageStore, name_problem
 from pillar.keyqueue import KeyQueue
 from pillar.ociimage import Layout
 from pillar.pubsub import Publication, Subscription
+from pillar.quarantine import Quarantine
 from pillar.transports import Limits, partfile
 from pillar.transports.fetch import STREAMS
 from pillar.transports.throttle import Throttle
@@ -77,6 +78,7 @@ class Downloader(Agent):
         self.workers = Workers(self.loop, AT_ONCE)
         self.stores = {objtype: ImageStore(self.where, objtype) for objtype in OWNERS}
         self.layouts = {objtype: Layout.of(self.where, objtype) for objtype in OWNERS}
+        self.quarantines = [Quarantine(self.where, objtype) for objtype in OWNERS]
         self.claims = Claims()
         self.running: dict[str, Fetch | Adopt] = {}
         self.downloads: dict[str, Download] = {}
@@ -181,7 +183,7 @@ class Downloader(Agent):
             plan=planned,
             found=self._find(objtype, config, status),
             part_kib=part_kib,
-            free_kib=0 if running else self._tally(without=key).RemainingSpace + part_kib,
+            free_kib=0 if running else self._tally(without=key).RemainingSpace + part_kib + self._in_quarantine_kib(),
             running=running,
             event=event,
             twin=self._twin_runs(key, objtype, config.ImageSha256),
@@ -283,6 +285,10 @@ class Downloader(Agent):
 
     def _fetch(self, key: str, work: Fetch, config: DownloaderConfig) -> None:
         objtype, _, safename = key.partition("/")
+        limit = work.limit - self._in_quarantine_kib() * 1024
+        if config.Size == 0 or limit < config.Size:
+            self._empty_quarantine()
+            limit = work.limit
 
         def tell(done: int, size: int | None) -> None:
             self.loop.call_soon_threadsafe(lambda: self._progressed(key, work, Progress(done, size)))
@@ -298,7 +304,7 @@ class Downloader(Agent):
             work.plan,
             self.stores[objtype].pending_file(config.ImageSha256, safename),
             config.ImageSha256,
-            work.limit,
+            limit,
             Limits(
                 root_certificate=self.where.config / "root-certificate.pem",
                 client_certificate=self.where.config / "device.cert.pem",
@@ -327,6 +333,8 @@ class Downloader(Agent):
         elif not outcome.cancelled:
             self.events[key] = outcome.value
         ended = self.events.get(key)
+        if isinstance(ended, Failed) and ended.full:
+            self._empty_quarantine()
         if isinstance(ended, Failed) and not ended.lasting:
             cap = self.settings.DownloadRetryTime
             self.retries.failed(key, float(min(cap, FULL_RETRY_S) if ended.full else cap))
@@ -423,6 +431,15 @@ class Downloader(Agent):
                     reservations.append(space.Reservation(status.ReservedSpace, kib(brought)))
         used = space.used_kib(self.where.persist / "downloads")
         return space.tally(limit or space.default_max_kib(self.where.persist), used, reservations)
+
+    def _in_quarantine_kib(self) -> int:
+        return sum(kib(size) for quarantine in self.quarantines for size in quarantine.sizes())
+
+    def _empty_quarantine(self) -> None:
+        """Wrong content must not keep the right one out."""
+        size = sum(quarantine.empty() for quarantine in self.quarantines)
+        if size:
+            self.log.info("quarantine emptied: its %d bytes are needed", size)
 
     def _tell_space_soon(self) -> None:
         if not self.space_due:

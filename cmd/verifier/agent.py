@@ -12,10 +12,12 @@ from pillar.cmd.verifier import container, decide, signature
 from pillar.cmd.verifier.decide import Bad, Cancel, Facts, Good, Refused, Remove, Step, Verify
 from pillar.cmd.verifier.ledger import Ledger
 from pillar.cmd.verifier.work import Verification, remove_image
+from pillar.globalconfig import signatures_required
 from pillar.imagestore import Found, ImageStore, is_sha256
 from pillar.keyqueue import KeyQueue
 from pillar.ociimage import Layout, sha256_of_id
 from pillar.pubsub import Publication, Subscription
+from pillar.quarantine import Quarantine
 from pillar.types.common import safename as safename_of
 from pillar.types.downloader import DownloaderStatus
 from pillar.types.enums import SwState
@@ -43,6 +45,7 @@ class Verifier(Agent):
         self.stores = {objtype: ImageStore(self.where, objtype) for objtype in OWNERS}
         self.ledgers = {objtype: Ledger(self.where.persist / "verifier" / objtype) for objtype in OWNERS}
         self.layouts = {objtype: Layout.of(self.where, objtype) for objtype in OWNERS}
+        self.quarantines = {objtype: Quarantine(self.where, objtype) for objtype in OWNERS}
         self.running: dict[str, str] = {}  # key -> the sha256 that is worked on
         self.events: dict[str, Event] = {}
         self.unproven: set[str] = set()  # keys whose verified file changed since its digest was computed
@@ -55,6 +58,7 @@ class Verifier(Agent):
             self._open_scope(objtype, owner)
         for directory in (self.where.certs, self.where.config):
             self.pubsub.folder(directory, self._certificates_changed)
+        self._clear_quarantine()
 
     def _open_scope(self, objtype: str, owner: str) -> None:
         for stage in ("verifier", "verified"):
@@ -85,6 +89,10 @@ class Verifier(Agent):
         status.signal_restarted()
 
     def settings_changed(self, old: GlobalConfig) -> None:
+        if signatures_required(old) != signatures_required(self.settings):
+            for objtype, statuses in self.statuses.items():
+                for safename in statuses.items():
+                    self.retries.forget(f"{objtype}/{safename}")  # it is another question now
         for objtype in OWNERS:
             self._mark_scope(objtype)
 
@@ -185,7 +193,7 @@ class Verifier(Agent):
 
     def _signature_known(self, objtype: str, config: VerifyImageConfig) -> bool:
         if not signature.is_signed(config):
-            return True
+            return not signatures_required(self.settings)
         entry = self.ledgers[objtype].get(config.ImageSha256) if is_sha256(config.ImageSha256) else None
         return entry is not None and signature.fingerprint(config) in entry.signatures
 
@@ -209,8 +217,9 @@ class Verifier(Agent):
                 self._remove(objtype, safename, sha256, verified)
             case Verify() if decision.status is not None:
                 sha256 = decision.status.ImageSha256
-                places = self.stores[objtype], self.layouts[objtype], self.ledgers[objtype]
-                work = Verification(*places, self.trust, sha256, safename, config)
+                places = self.stores[objtype], self.layouts[objtype], self.ledgers[objtype], self.quarantines[objtype]
+                strict = signatures_required(self.settings)
+                work = Verification(*places, self.trust, sha256, safename, config, strict)
                 if self.workers.submit(f"{objtype}/{sha256}", work.run, partial(self._ended, key)):
                     self.running[key] = sha256
 
@@ -258,6 +267,16 @@ class Verifier(Agent):
         objtype, _, safename = key.partition("/")
         if status.Expired and safename not in self.configs[objtype]:
             self.queue.mark(key)  # nobody has to answer first
+
+    def _clear_quarantine(self) -> None:
+        """Remove what has been looked at long enough, which is DownloadGCTime since this process first saw it."""
+        self.loop.call_later(float(self.settings.DownloadGCTime), self._clear_quarantine)
+        for objtype, quarantine in self.quarantines.items():
+            for path in quarantine.files():
+                if self.uses.idle(str(path)) >= self.settings.DownloadGCTime:
+                    path.unlink(missing_ok=True)
+                    self.uses.forget(str(path))
+                    self.log.info("%s/%s removed from quarantine", objtype, path.name)
 
     # ---- marking
 

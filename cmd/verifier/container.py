@@ -5,14 +5,17 @@ What was read once is remembered in the ledger under the blob's sha256, so a lay
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
 from pathlib import Path
 
 from pillar.cmd.verifier.ledger import Ledger, look
+from pillar.cmd.verifier.seal import seal
 from pillar.imagestore import ImageStore
 from pillar.ociimage import MAX_DOCUMENT_BYTES, BrokenImage, Descriptor, Layout, NotAnImage, read_document
+from pillar.quarantine import Quarantine
 from pillar.workers import Cancel
 
 HASH_BYTES = 1024 * 1024
@@ -43,10 +46,10 @@ def _document(path: Path) -> bytes | None:
         return file.read()
 
 
-def check(layout: Layout, ledger: Ledger, root: bytes, cancel: Cancel) -> int:
+def check(layout: Layout, ledger: Ledger, quarantine: Quarantine, root: bytes, cancel: Cancel) -> int:
     """Read every blob of the image that is not proven yet; returns their size in bytes, the root's included.
 
-    Raises BrokenImage after removing what is wrong; NotAnImage, Cancelled, OSError.
+    Raises BrokenImage after putting away what is wrong; NotAnImage, Cancelled, OSError.
     """
     layout.prepare()
     layout.keep(root)
@@ -56,7 +59,9 @@ def check(layout: Layout, ledger: Ledger, root: bytes, cancel: Cancel) -> int:
             if not _is_root(blob, root) and not _proven(layout, ledger, blob):
                 _read(layout, ledger, blob, cancel)
     except BrokenImage as err:
-        layout.blob(err.sha256).unlink(missing_ok=True)
+        if err.present:
+            with contextlib.suppress(FileNotFoundError):
+                quarantine.take(layout.blob(err.sha256), err.sha256, err.actual or "unread")
         ledger.forget(err.sha256)
         raise
     return sum({blob.sha256: blob.size for blob in blobs}.values())
@@ -99,6 +104,7 @@ def _read(layout: Layout, ledger: Ledger, blob: Descriptor, cancel: Cancel) -> N
     path = layout.blob(blob.sha256)
     digest = hashlib.sha256()
     try:
+        seal(path, cancel.raise_if_set)
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as err:
         raise BrokenImage(blob.sha256, "is not here", present=False) from err
@@ -111,5 +117,6 @@ def _read(layout: Layout, ledger: Ledger, blob: Descriptor, cancel: Cancel) -> N
     finally:
         os.close(fd)
     if digest.hexdigest() != blob.sha256 or look(before) != look(after):
-        raise BrokenImage(blob.sha256, f"hashes to {digest.hexdigest()}", present=True)
+        actual = digest.hexdigest()
+        raise BrokenImage(blob.sha256, f"hashes to {actual}", present=True, actual=actual)
     ledger.write(blob.sha256, look(after))

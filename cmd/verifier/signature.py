@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 MAX_CHAIN = 8
+MISSING = "signature: the config names none, and GlobalConfig's SignaturePolicy is strict: every image has to be signed"
 
 
 class SignatureRefused(Exception):

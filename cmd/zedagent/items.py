@@ -11,7 +11,7 @@ import msgspec
 
 from pillar.controller import config_pb2 as wire
 from pillar.controller.notation import Malformed, read_bool, read_int32, read_uint32
-from pillar.globalconfig import DEFAULTS, MAX_DISK_PERCENT, effective
+from pillar.globalconfig import DEFAULTS, MAX_DISK_PERCENT, PERMISSIVE, STRICT, effective
 from pillar.types.enums import TriState
 from pillar.types.globalconfig import GlobalConfig, PerAgentSettings
 
@@ -27,6 +27,12 @@ def _read_tristate(text: str) -> TriState:
     if text not in _TRISTATES:
         raise Malformed(f"Bad value: {text}")
     return _TRISTATES[text]
+
+
+def _read_policy(text: str) -> str:
+    if text not in (STRICT, PERMISSIVE):
+        raise Malformed(f"Bad value: {text} (it is {STRICT} or {PERMISSIVE})")
+    return text
 
 
 _Reader = Callable[[str], Any]
@@ -56,6 +62,7 @@ _ITEMS: dict[str, tuple[str, _Reader]] = {
     "debug.enable.usb": ("UsbAccess", read_bool),
     "app.allow.vnc": ("AllowAppVnc", read_bool),
     "storage.apps.ignore.disk.check": ("IgnoreDiskCheckForApps", read_bool),
+    "verifier.signature.policy": ("SignaturePolicy", _read_policy),  # ours
     "debug.default.loglevel": ("DefaultLogLevel", str),
     "debug.default.remote.loglevel": ("DefaultRemoteLogLevel", str),
 }
