@@ -13,15 +13,21 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import library, processes, transports
+from pillar.bench import library, processes, scale, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "publish": library.publish,
+    "unchanged": library.unchanged,
     "latency": library.latency,
     "burst": library.burst,
     "growth": library.growth,
     "batch": library.batch,
+    "load": scale.load,
+    "sync": scale.sync,
+    "fanout": scale.fanout,
+    "persist": scale.persist,
+    "rss_per_key": scale.rss_per_key,
     "memory": processes.memory,
     "start": processes.start,
     "deploy": processes.deploy,
@@ -47,10 +53,17 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    "publish_ratio": Target(1.8),
-    "latency_p50_ratio": Target(2.0),
-    "burst_ratio": Target(0.5, at_least=True),
+    "publish_ratio": Target(1.5),
+    "unchanged_ratio": Target(2.0),
+    "latency_p50_ratio": Target(1.6),
+    "latency_p99_ratio": Target(3.0),
+    "burst_ratio": Target(0.7, at_least=True),
     "growth_ratio": Target(1.2),
+    "load_ratio": Target(2.0),
+    "sync_ratio": Target(2.0),
+    "fanout_ratio": Target(1.3),
+    "persist_ratio": Target(1.2),
+    "rss_per_key_ratio": Target(3.0),
     "zedmanager_rss_mib": Target(32),
     "start_ratio": Target(1.6),
     "deploy_s": Target(1.0),

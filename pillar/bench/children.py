@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 
 from pillar.bench.floor import bare_reader, now
-
-AGENT = "bench"
+from pillar.bench.measure import AGENT
 
 
 def subject(root: str, count: int) -> None:

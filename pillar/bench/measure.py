@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from pillar.pubsub import encode
 from pillar.types.downloader import DownloaderStatus
 from pillar.types.enums import SwState
 
+AGENT = "bench"  # whose table is measured
 TMPFS = "/dev/shm"
 DISK = "/var/tmp"
 RUNS = 5
@@ -33,9 +34,22 @@ class Pair(NamedTuple):
 
 def take_turns(subject: Callable[[], float], floor: Callable[[], float]) -> Pair:
     """Run both in turns, so that what else the machine does hits both; the first turn of each warms up."""
+    (pair,) = take_turns_of_many(lambda: (subject(),), lambda: (floor(),))
+    return pair
+
+
+def take_turns_of_many(subject: Callable[[], Sequence[float]], floor: Callable[[], Sequence[float]]) -> list[Pair]:
+    """The same where one turn gives several figures; each has its own medians."""
     subject(), floor()
     measured = [(floor(), subject()) for _ in range(RUNS)]
-    return Pair(statistics.median(turn[1] for turn in measured), statistics.median(turn[0] for turn in measured))
+    floors = [statistics.median(figures) for figures in zip(*(turn[0] for turn in measured), strict=True)]
+    subjects = [statistics.median(figures) for figures in zip(*(turn[1] for turn in measured), strict=True)]
+    return [Pair(*figures) for figures in zip(subjects, floors, strict=True)]
+
+
+def table_directory(root: str) -> str:
+    """Where the measured table stands below a root."""
+    return f"{root}/run/{AGENT}/{DownloaderStatus.__name__}"
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
@@ -51,6 +65,10 @@ def disk() -> tempfile.TemporaryDirectory[str]:
 def record(number: int, stamp: int = 0) -> DownloaderStatus:
     """A status of 1 KiB that differs with `number`; `stamp` travels in its Size."""
     return msgspec.structs.replace(_MODEL, RetryCount=number, Size=stamp)
+
+
+# A value for `record` that was not used before in this process.
+fresh_numbers = iter(range(1, 2**31))
 
 
 def _model() -> DownloaderStatus:
