@@ -81,18 +81,15 @@ def decode(record_type: type[T], data: bytes) -> T:
     Raises BadRecord, naming the place as `$.Path` and the reason but never the value of a secret, when the bytes
     are no JSON, go deeper than MAX_DEPTH, or hold a value that the field cannot take.
     """
-    name = record_type.__name__
-    if too_deep(data):
-        raise BadRecord(f"{name}: nested deeper than {MAX_DEPTH} levels")
-    try:
-        record: T = _codec(record_type).decode(data)
-        return record
-    except UnicodeDecodeError as err:
-        raise BadRecord(f"{name}: not UTF-8 at byte {err.start}: {err.reason}") from None
-    except RecursionError:
-        raise BadRecord(f"{name}: nested too deeply to be read") from None
-    except MemoryError:
-        raise BadRecord(f"{name}: too large to be read ({len(data)} bytes)") from None
+    return decoder(record_type)(data)
+
+
+def decoder(record_type: type[T]) -> Callable[[bytes], T]:
+    """`decode` for one type, for whoever reads many records of it."""
+    codec = _codecs.get(record_type)
+    if codec is None:
+        codec = _codecs[record_type] = _Codec(record_type)
+    return codec.decode
 
 
 class _Codec:
@@ -101,19 +98,43 @@ class _Codec:
     def __init__(self, record_type: type) -> None:
         self.record_type = record_type
         self.shape = shape_of(record_type)
+        self.bounded = self.shape.bounded
         self.strict = msgspec.json.Decoder(self.shape.target)
         self.overflows = overflow_check(self.shape.target)
         self.lenient: LenientDecoder | None = None  # made when first needed: most types never do
 
     def decode(self, data: bytes) -> Any:
+        """See the function of that name. What this codec itself wrote passes through the first few lines."""
+        if self.bounded:
+            try:
+                value = self.strict.decode(data)
+                if self.overflows is None or not self.overflows(value):
+                    return self.record_type(**{self.shape.root: value}) if self.shape.root else value
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError):
+                pass  # said better below
+        name = self.record_type.__name__
+        if too_deep(data):
+            raise BadRecord(f"{name}: nested deeper than {MAX_DEPTH} levels")
         try:
-            value = self.strict.decode(data)
-            sure = self._sure(value, data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            sure = False
-        if not sure:
-            value = self._decode_leniently(data)
+            value = self._decode_with_care(data)
+        except UnicodeDecodeError as err:
+            raise BadRecord(f"{name}: not UTF-8 at byte {err.start}: {err.reason}") from None
+        except RecursionError:
+            raise BadRecord(f"{name}: nested too deeply to be read") from None
+        except MemoryError:
+            raise BadRecord(f"{name}: too large to be read ({len(data)} bytes)") from None
         return self.record_type(**{self.shape.root: value}) if self.shape.root else value
+
+    def _decode_with_care(self, data: bytes) -> Any:
+        """Raises BadRecord, or UnicodeDecodeError."""
+        if not self.bounded:
+            try:
+                value = self.strict.decode(data)
+                if self._sure(value, data):
+                    return value
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                pass  # said better below
+        return self._decode_leniently(data)
 
     def _decode_leniently(self, data: bytes) -> Any:
         """Raises BadRecord, or UnicodeDecodeError."""
@@ -138,13 +159,6 @@ class _Codec:
 
 
 _codecs: dict[type, _Codec] = {}
-
-
-def _codec(record_type: type) -> _Codec:
-    codec = _codecs.get(record_type)
-    if codec is None:
-        codec = _codecs[record_type] = _Codec(record_type)
-    return codec
 
 
 def _go_text(data: bytes) -> bytes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pillar.pubsub.checkpoint import Checkpoint, read_restarted
 from pillar.pubsub.errors import BadRecord
 from pillar.pubsub.inotify import InotifyConstants
-from pillar.pubsub.names import RESTARTED, SUFFIX, Table, key_of
+from pillar.pubsub.names import NAME_MAX, RESTARTED, SUFFIX, Table, key_of
 from pillar.pubsub.pathwatch import PathWatch
 from pillar.pubsub.records import read_file
 
@@ -45,6 +45,10 @@ _READER_MASK = (
 )
 # After these a writer may still be at it: a good record is taken at once, a bad one is judged when it is closed.
 _UNFINISHED = _C.IN_CREATE | _C.IN_MODIFY
+
+# So few names are looked at by their paths: opening the directory for them would be a third of the system calls.
+_FEW = 2
+_PATH_MAX = 4096
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -79,6 +83,7 @@ class FileSource:
         self._hub = hub
         self._table = table = core.table
         self._path = table.path
+        self._short = len(os.fsencode(self._path)) + 1 + NAME_MAX < _PATH_MAX
         self._queue: deque[str | _Mark] = deque()
         self._judge: dict[str, bool] = {}  # names in the queue -> report it when it is bad
         self._trouble = ""  # what the machine refused since the last listing began; then that one is not complete
@@ -133,6 +138,9 @@ class FileSource:
     def work(self, at_most: int) -> None:
         """Look at up to `at_most` names, running the handlers of what changed."""
         queue = self._queue
+        if len(queue) <= _FEW and self._short:
+            self._work_off(None, len(queue))
+            return
         try:
             directory = os.open(self._path, _DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
@@ -143,17 +151,21 @@ class FileSource:
             self._judge.clear()
             return
         try:
-            for _ in range(min(at_most, len(queue))):
-                if not queue:  # a handler closed the subscription
-                    break
-                item = queue.popleft()
-                if isinstance(item, _Mark):
-                    self._reach(item)
-                else:
-                    self._look(directory, item, self._judge.pop(item))
+            self._work_off(directory, min(at_most, len(queue)))
         finally:
             if directory != -1:
                 os.close(directory)
+
+    def _work_off(self, directory: int | None, at_most: int) -> None:
+        """Look at the first names of the queue, in an open directory, -1 when there is none, or by their paths."""
+        for _ in range(at_most):
+            if not self._queue:  # a handler closed the subscription
+                break
+            item = self._queue.popleft()
+            if isinstance(item, _Mark):
+                self._reach(item)
+            else:
+                self._look(directory, item, self._judge.pop(item))
 
     def _noted(self, name: str, mask: int) -> None:
         if name == RESTARTED:
@@ -205,11 +217,16 @@ class FileSource:
         finally:
             os.close(directory)
 
-    def _look(self, directory: int, name: str, judge: bool) -> None:
+    def _look(self, directory: int | None, name: str, judge: bool) -> None:
         """Compare one file with what was known of it."""
         key = name[: -len(SUFFIX)]
         try:
-            data = None if directory == -1 else read_file(directory, name, self._hub.max_record_bytes)
+            if directory == -1:
+                data = None
+            elif directory is None:
+                data = read_file(None, f"{self._path}/{name}", self._hub.max_record_bytes)
+            else:
+                data = read_file(directory, name, self._hub.max_record_bytes)
             if data is None:
                 self._core.gone(key)
             elif data != self._core.known.get(key):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import msgspec
 
-from pillar.pubsub.codec import decode as decode_record
+from pillar.pubsub.codec import decoder
 from pillar.pubsub.drivers import Driver, find
 from pillar.pubsub.errors import BadName, BadRecord
 from pillar.pubsub.folder import Folder
@@ -196,9 +196,7 @@ class PubSub:
             decode: Callable[[bytes], Any] = _decode_object
         else:
             topic = record_type.__name__
-
-            def decode(data: bytes) -> Any:
-                return decode_record(record_type, data)
+            decode = decoder(record_type)
 
         table = name_table(self.root, agent, scope, topic, persistent=persistent)
         handlers = Handlers(create, modify, delete, synchronized, restarted)
@@ -326,7 +324,7 @@ class PubSub:
                 subscription.work(_SLICE)
             if time.monotonic() >= until:
                 break
-            if self._has_work():
+            if any(subscription.has_work for subscription in busy):
                 self._take_notes(self._poll.poll(0))
         for folder in self._folders:
             if folder.has_work:

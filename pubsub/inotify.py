@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Callable
 
 from watchdog.observers.inotify_c import (
@@ -32,7 +33,10 @@ __all__ = ["Inotify", "InotifyConstants", "InotifyEvent", "Mask", "WatchDescript
 _init1: Callable[[int], int] = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, use_errno=True)(("inotify_init1", libc))
 
 _READ_BYTES = 64 * 1024
-_LARGEST_EVENT = 16 + 256  # struct inotify_event and a name of NAME_MAX bytes
+_unpack = struct.Struct("iIII").unpack_from  # struct inotify_event: wd, mask, cookie, bytes of the name behind it
+_HEADER = 16
+_LARGEST_EVENT = _HEADER + 256  # and a name of NAME_MAX bytes
+_RARE = InotifyConstants.IN_IGNORED | InotifyConstants.IN_Q_OVERFLOW
 
 _LIMITS = {
     errno.EMFILE: "fs.inotify.max_user_instances (or this process's open files, ulimit -n)",
@@ -52,7 +56,6 @@ class Inotify(InotifyFD):
         self.missing = ""
         self.blind: set[object] = set()
         self._next_id = 0
-        self._more = False
         self.acquire()
 
     @classmethod
@@ -92,24 +95,38 @@ class Inotify(InotifyFD):
         self.remove_callbacks([handle])
 
     def dispatch(self) -> None:
-        """Read every event that waits now and hand it to the callbacks. Never blocks."""
-        self._more = True
-        while self._more:
-            for event in self.read_events(event_buffer_size=_READ_BYTES):
-                self.handle_event(event)
+        """Read every event that waits now and hand it to the callbacks. Never blocks.
+
+        An event on a name goes straight to the callbacks of its watch, which only take notes. watchdog's own
+        way (an object an event, a lock, a copy of the callbacks) costs more than all the rest of an event here; it has
+        the rare ones: a watch that ended, a queue that overflowed.
+        """
+        more = True
+        while more:
+            data = self._read_now()
+            # With room left for the largest event, the queue was empty when this read returned.
+            more = len(data) > _READ_BYTES - _LARGEST_EVENT
+            place = 0
+            while place < len(data):
+                wd, mask, cookie, length = _unpack(data, place)
+                start = place + _HEADER
+                place = start + length
+                name = data[start:place].rstrip(b"\0")
+                if mask & _RARE:
+                    self.handle_event(InotifyEvent(wd, mask, cookie, name))
+                elif (watch := self._watch_for_wd.get(wd)) is not None:
+                    for callback in watch.callbacks.values():
+                        callback.on_event(mask, name)  # type: ignore[call-arg]
 
     def close(self) -> None:
         self._is_reading = False  # no thread of watchdog's is inside read(2), so close() may free everything itself
         super().close()
 
-    def _read_event_buffer(self, event_buffer_size: int) -> bytes:
+    def _read_now(self) -> bytes:
         try:
-            data = os.read(self._inotify_fd, event_buffer_size)
+            return os.read(self._inotify_fd, _READ_BYTES)
         except BlockingIOError:
-            data = b""
-        # With room left for the largest event, the queue was empty when this read returned.
-        self._more = len(data) > event_buffer_size - _LARGEST_EVENT
-        return data
+            return b""
 
     def _get_or_create_watch(self, path: bytes, mask: Mask) -> Watch:
         wd = inotify_add_watch(self._inotify_fd, path, mask)

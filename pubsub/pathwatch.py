@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pillar.pubsub.errors import WatchFailed
-from pillar.pubsub.inotify import Inotify, InotifyConstants, InotifyEvent, WatchDescriptor
+from pillar.pubsub.inotify import Inotify, InotifyConstants, WatchDescriptor
 
 if TYPE_CHECKING:
     from watchdog.observers.inotify_c import CallbackId
@@ -125,14 +125,6 @@ class PathWatch:
         else:
             log.info("%s: watched again", self.path)
 
-    def _event(self, below: str | None, event: InotifyEvent) -> None:
-        if event.mask & GONE:
-            self._on_change()
-        elif below is None:
-            self._on_name(os.fsdecode(event.name), event.mask)
-        elif os.fsdecode(event.name) == below:
-            self._on_change()
-
     def _lost(self, level: _Level) -> None:
         if level in self._levels:  # not one that we closed ourselves
             self._on_change()
@@ -150,10 +142,16 @@ class _Level:
     def close(self) -> None:
         self._owner._inotify.unwatch(self.handle)
 
-    # watchdog's WatchCallback protocol
+    # What Inotify calls.
 
-    def on_event(self, event: InotifyEvent) -> None:
-        self._owner._event(self._below, event)
+    def on_event(self, mask: int, name: bytes) -> None:
+        owner = self._owner
+        if mask & GONE:
+            owner._on_change()
+        elif self._below is None:
+            owner._on_name(os.fsdecode(name), mask)
+        elif os.fsdecode(name) == self._below:
+            owner._on_change()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         self._owner._lost(self)

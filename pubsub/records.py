@@ -26,15 +26,15 @@ _KINDS = {
 }
 
 
-def read_file(directory: int, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
-    """The content of one file of an open directory, None when there is no such file.
+def read_file(directory: int | None, name: str, limit: int = MAX_RECORD_BYTES) -> bytes | None:
+    """The content of one file of an open directory, or at a path; None when there is no such file.
 
     Raises BadRecord when what stands there is no readable regular file of at most `limit` bytes,
     and OSError when the machine is at fault (no descriptors, no memory, a failing disk).
     """
     try:
         fd = os.open(name, _OPEN, dir_fd=directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter only on the way of a path
         return None
     except OSError as err:
         raise _judge_open(directory, name, err) from err
@@ -65,7 +65,7 @@ def kind_of(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "a regular file")
 
 
-def _judge_open(directory: int, name: str, err: OSError) -> Exception:
+def _judge_open(directory: int | None, name: str, err: OSError) -> Exception:
     """An error of the file itself becomes a BadRecord; one of the machine stays what it is."""
     try:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode

@@ -19,10 +19,17 @@ class Shape:
     target: Any = None  # the annotation of what the JSON holds: the class, or that field's
     ignores_unknown: bool = False  # some struct in it passes over unknown members
     floats: bool = False  # it may hold a float
+    recursive: bool = False  # some struct in it holds itself, or seems to
+
+    @property
+    def bounded(self) -> bool:
+        """Strict reading can go no deeper than the type itself, whatever the text."""
+        return not (self.ignores_unknown or self.recursive)
 
     def look(self, node: inspect.Type, seen: set[int]) -> None:
         """Take in one type and those it is made of."""
         if id(node) in seen:
+            self.recursive |= isinstance(node, inspect.StructType)
             return
         seen.add(id(node))
         match node:
@@ -132,6 +139,9 @@ def _struct_overflow(node: inspect.StructType, structs: dict[int, Check | None])
     if not numbers and not parts:
         return None
     largest = attrgetter(*numbers, numbers[0]) if numbers else None  # twice the first: always a tuple
+
+    if largest is not None and not parts:  # nearly every record: nothing but plain numbers
+        return lambda value: max(largest(value)) > UINT64_MAX
 
     def overflows(value: Any) -> bool:
         if largest is not None and max(largest(value)) > UINT64_MAX:

@@ -17,7 +17,7 @@ from pillar.types.downloader import DownloaderStatus
 
 MANY_KEYS = 100_000
 PROCESSES, SUBSCRIBERS = 10, 50
-FANNED_OUT = 500  # records a turn
+FANNED_OUT = 1000  # records a turn
 PERSISTED = 100  # publishes a turn
 
 
@@ -64,6 +64,7 @@ def fan_out(subscribers: int, *, floor: bool = False, processes: int = PROCESSES
     """Seconds until every one of so many subscribers has handled what was published."""
     with scratch() as root, contextlib.ExitStack() as stack, PubSub(root, AGENT) as pubsub:
         publish = BareWriter(table_directory(root)).publish if floor else pubsub.publication(DownloaderStatus).publish
+        publish("warm", record(next(fresh_numbers)))  # each reads one record before it is ready
         task = "follow-floor" if floor else "follow-subject"
         shares = [len(range(number, subscribers, processes)) for number in range(min(processes, subscribers))]
         children = [stack.enter_context(_started(task, root, share)) for share in shares]

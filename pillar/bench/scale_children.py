@@ -77,6 +77,7 @@ def follow_floor(root: str, count: int) -> None:
     poll = select.epoll()
     for _ in range(count):
         poll.register(bare_watch(directory), select.EPOLLIN)
+        bare_load(directory)
     print("ready", flush=True)
     done = 0
     while done < count:
