@@ -414,7 +414,7 @@ def test_a_raw_disk_grows_to_its_maximum_and_a_script_does_not(device: Device) -
 
 def test_an_image_that_cannot_run_says_which_backend_could_and_a_better_one_runs(device: Device) -> None:
     config = device.want(eco(device.image(b"QFI\xfb" + bytes(100))))
-    device.start()
+    device.start("--hypervisor", "process")
     status = device.until(lambda found: found.BootFailed, "BootFailed")
     assert "a qcow2 disk and needs the qemu backend" in status.LastErr
     assert status.State == SwState.HALTED

@@ -91,10 +91,13 @@ def remove(owner: Owner, keep: Collection[str] = ()) -> None:
                 _delete(kernel, index)
 
 
-def sweep(root: Path, keep: Collection[str]) -> list[str]:
-    """Remove the vifs of all domains of this root but those with these UUIDs. Returns the names of the removed."""
+def sweep(root: Path, keep: Collection[str], kind: str) -> list[str]:
+    """Remove the vifs of one kind ("tun": taps, "veth") of all domains of this root but those with these UUIDs.
+
+    A backend sweeps its own kind: it does not know the other backends' domains. Returns the names of the removed.
+    """
     with _kernel(f"cannot sweep the vifs of {root}") as kernel:
-        left = [(name, index) for name, uuid, index in _marked(kernel, root) if uuid not in keep]
+        left = [(name, index) for name, uuid, index in _marked(kernel, root, kind) if uuid not in keep]
         for _, index in left:
             _delete(kernel, index)
     return sorted(name for name, _ in left)
@@ -106,13 +109,13 @@ def owned(root: Path) -> dict[str, str]:
         return {name: uuid for name, uuid, _ in _marked(kernel, root)}
 
 
-def _marked(kernel: "IPRoute", root: Path) -> list[tuple[str, str, int]]:
-    """Name, app UUID and index of every link that carries a mark of this root."""
+def _marked(kernel: "IPRoute", root: Path, kind: str = "") -> list[tuple[str, str, int]]:
+    """Name, app UUID and index of every link, or those of one kind, that carries a mark of this root."""
     start = _start(root)
     return [
         (str(link.get_attr("IFLA_IFNAME")), alias[len(start) :], int(link["index"]))
         for link in kernel.get_links()
-        if (alias := link.get_attr("IFLA_IFALIAS") or "").startswith(start)
+        if (alias := link.get_attr("IFLA_IFALIAS") or "").startswith(start) and kind in ("", _kind(link))
     ]
 
 
@@ -153,11 +156,16 @@ def _look(kernel: "IPRoute", name: str) -> Any:
     return None
 
 
+def _kind(link: Any) -> str:
+    """As the kernel calls it, "" for hardware."""
+    info = link.get_attr("IFLA_LINKINFO")
+    return str(info.get_attr("IFLA_INFO_KIND")) if info is not None else ""
+
+
 def _is_ours(link: Any, owner: Owner, kind: str) -> bool:
     """Whether the link carries our mark. False: a left-over to make again. Raises for anybody else's."""
     alias = link.get_attr("IFLA_IFALIAS") or ""
-    info = link.get_attr("IFLA_LINKINFO")
-    same_kind = info is not None and info.get_attr("IFLA_INFO_KIND") == kind
+    same_kind = _kind(link) == kind
     if alias == owner.alias and same_kind:
         return True
     if not alias and same_kind and not link["flags"] & _IFF_UP:

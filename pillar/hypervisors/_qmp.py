@@ -1,0 +1,124 @@
+"""Talking to a running QEMU, and reading what it told while nobody listened.
+
+`execute` is for worker threads: it connects, negotiates, sends, and is bounded in time. The library is qemu.qmp; its
+asyncio loop lives only for the call.
+
+Events come over a second monitor that nobody has to hold open: a FIFO in which the start of the negotiation waits,
+and an ordinary file that QEMU writes its events into. So how a guest ended is known even when no domainmgr ran then.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pillar.hypervisors import HypervisorError
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+SOCKET = "qmp"
+EVENTS = "events"  # QEMU appends .in and .out
+TAIL_BYTES = 64 * 1024  # of the events; how it ended is in the last ones
+ENDINGS = {
+    "guest-shutdown": "the guest switched itself off",
+    "guest-panic": "the guest's kernel panicked",
+    "guest-reset": "the guest asked for a reset",
+    "host-qmp-quit": "it was ended by a command",
+    "host-signal": "it was ended by a signal",
+    "host-error": "QEMU ended it after an error",
+    "host-ui": "it was closed from its display",
+    "subsystem-reset": "the guest asked for a reset",
+}
+
+
+def connect(directory: Path, name: str, timeout_s: float) -> socket.socket:
+    """A connection to the UNIX socket of this name, however long the directory's path is. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(f"/proc/self/fd/{descriptor}/{name}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return connection
+
+
+def greets(home: Path, wait_s: float) -> bool:
+    """Whether QEMU says hello on its control socket: then its machine is complete. It listens long before."""
+    try:
+        with connect(home, SOCKET, wait_s) as connection:
+            return connection.recv(1) != b""
+    except OSError:
+        return False
+
+
+def execute(home: Path, command: str, arguments: Mapping[str, object] | None = None, timeout_s: float = 5.0) -> object:
+    """Send one command and return its answer. Raises HypervisorError, whatever went wrong, when it has none in time."""
+    from qemu.qmp import QMPClient, QMPError
+
+    logging.getLogger("qemu.qmp").propagate = False  # its errors are ours to tell
+    try:
+        connection = connect(home, SOCKET, timeout_s)
+        return asyncio.run(asyncio.wait_for(_ask(QMPClient(), connection, command, arguments), timeout_s))
+    except (OSError, EOFError, QMPError, TimeoutError) as error:
+        reason = str(error) or f"no answer within {timeout_s:g} s"
+        raise HypervisorError(f"QEMU does not answer {command}: {reason}") from error
+
+
+async def _ask(
+    client: "QMPClient", connection: socket.socket, command: str, arguments: Mapping[str, object] | None
+) -> object:
+    connection.setblocking(False)
+    try:
+        await client.connect(connection)
+    except BaseException:
+        connection.close()
+        raise
+    try:
+        return await client.execute(command, arguments)
+    finally:
+        try:
+            await client.disconnect()
+        except Exception:  # QEMU hung up, as `quit` makes it do
+            logging.getLogger(__name__).debug("%s: QEMU hung up", command, exc_info=True)
+
+
+def open_events(home: Path) -> int:
+    """Make the FIFO and the file anew, put the negotiation in, and return the FIFO's descriptor.
+
+    QEMU must inherit it: what waits in a FIFO is lost as soon as nobody has it open.
+    """
+    fifo = home / f"{EVENTS}.in"
+    fifo.unlink(missing_ok=True)
+    os.mkfifo(fifo, 0o600)
+    (home / f"{EVENTS}.out").write_bytes(b"")
+    descriptor = os.open(fifo, os.O_RDWR | os.O_CLOEXEC)
+    os.write(descriptor, b'{"execute": "qmp_capabilities"}\n')
+    return descriptor
+
+
+def ending(home: Path) -> str:
+    """How QEMU said that the last run ended, for a person; "" when it did not say."""
+    try:
+        with (home / f"{EVENTS}.out").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+            if event.get("event") == "SHUTDOWN":
+                reason = str(event["data"]["reason"])
+                return ENDINGS.get(reason, reason)
+        except (ValueError, KeyError, TypeError, AttributeError):  # cut in the middle by the end of the machine
+            continue
+    return ""
