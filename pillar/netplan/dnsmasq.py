@@ -173,8 +173,11 @@ def fingerprint(wanted: Mapping[str, str], index: int = 0) -> str:
 class Dnsmasqs:
     """The processes of one root. Call it from one thread."""
 
-    def __init__(self, where: Locations, closing: Callable[[int], None] = lambda fd: None) -> None:
-        """`closing` is told of each descriptor of `pidfds` before it is closed."""
+    def __init__(
+        self, where: Locations, closing: Callable[[int], None] = lambda fd: None, *, tidy: bool = True
+    ) -> None:
+        """`closing` is told of each descriptor of `pidfds` before it is closed. Not `tidy`: only look, end nothing."""
+        self._tidy = tidy
         self._where = where
         self._closing = closing
         self.directory = where.agent_dir("zedrouter")
@@ -202,7 +205,8 @@ class Dnsmasqs:
                 if known is not None and known[0].pid == running.pid:
                     continue
                 if known is not None or not running.here:
-                    _end(running.pid)
+                    if self._tidy:
+                        _end(running.pid)
                     continue
                 with contextlib.suppress(OSError):
                     self._known[running.bridge] = running, os.pidfd_open(running.pid)
