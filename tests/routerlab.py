@@ -152,16 +152,23 @@ class Router:
     def nft(self) -> str:
         return self.lab.device.run("nft", "list", "ruleset")
 
-    def pillar_net(self, *options: str, status: int = 0) -> str:
-        done = subprocess.run(
+    def pillar_net(self, *options: str) -> str:
+        """What `pillar net` prints; `--diff` must find nothing."""
+        done = self._pillar_net(options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def pillar_net_unchecked(self, *options: str) -> str:
+        return self._pillar_net(options).stdout
+
+    def _pillar_net(self, options: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [*self.lab.device.enter, sys.executable, "-m", "pillar", "net", "--root", str(self.root), *options],
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
         )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout
 
     def close(self) -> None:
         self.agent.kill()

@@ -27,6 +27,8 @@ _BEFORE_BRIDGE_NETFILTER = -200  # br_netfilter hands bridged frames to the inet
 def tables(state: NetState, still_there: tuple[str, ...] = ()) -> tuple[list[Table], dict[tuple[str, str], list[str]]]:
     """(tables, errors by (app, vif)). `still_there` are bridges of ours on their way out: nothing passes them."""
     errors: dict[tuple[str, str], list[str]] = {}
+    if not state.bridges and not still_there:
+        return [Table(family, state.mark, wanted=False) for family in ("bridge", "inet")], errors
     chains: dict[tuple[str, Way], tuple[Rule, ...]] = {}
     for vif in state.vifs:
         for way in WAYS:

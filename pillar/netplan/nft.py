@@ -77,6 +77,7 @@ class Table:
     chains: Mapping[str, Chain] = field(default_factory=dict)
     sets: Mapping[str, Elements] = field(default_factory=dict)
     counters: frozenset[str] = frozenset()
+    wanted: bool = True  # False: there should be none
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Line(NamedTuple):
 
 def as_found(table: Table, before: Found) -> Found:
     """What reading back gives after the table was made; counters and others' elements are as they were."""
+    if not table.wanted:
+        return Found()
     return Found(
         True,
         {name: (chain.hook, tuple(rule.mark for rule in chain.rules)) for name, chain in table.chains.items()},
@@ -111,6 +114,8 @@ def as_found(table: Table, before: Found) -> Found:
 
 def changes(table: Table, found: Found) -> list[Line]:
     """The script from what was found to what should be; empty when nothing differs."""
+    if not table.wanted:
+        return [Line(f"delete table {table.family} {table.name}")] if found.exists else []
     lines: list[Line] = []
     changed = {
         name
@@ -154,6 +159,8 @@ def changes(table: Table, found: Found) -> list[Line]:
 def rebuild(table: Table) -> list[Line]:
     """The script that makes the table anew, whatever is there."""
     name = f"{table.family} {table.name}"
+    if not table.wanted:
+        return [Line(f"add table {name}"), Line(f"delete table {name}")]
     return [Line(f"add table {name}"), Line(f"delete table {name}"), *changes(table, Found())]
 
 
