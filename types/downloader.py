@@ -77,6 +77,34 @@ class DownloaderStatus(Record):
         return self.Safename
 
 
+class DownloadAttempt(Record):
+    """One way that was tried; inside DownloadProgress."""
+
+    Port: str = ""  # the device's port; "" is the kernel's choice
+    Address: str = ""  # of that port
+    Proxy: str = ""  # URL without login; "" is none
+    Error: str = ""  # for a person; "" means that it works, or is being tried
+
+
+class DownloadProgress(Record):
+    """How a download goes, for people. Ours, EVE has none. Written by downloader beside its DownloaderStatus, in the
+    same scope and under the same key; nobody decides anything by it.
+    """
+
+    Safename: str = ""
+    Source: str = ""  # from where, without login and query
+    Attempt: Uint64 = 0  # number of this attempt, or of the last one, since the object was last complete or wanted
+    Attempts: tuple[DownloadAttempt, ...] | None = None  # the ways of this attempt, in order; the last one is in use
+    Done: Uint64 = 0  # bytes that are here
+    Total: Uint64 = 0  # bytes of the object; 0: not known
+    Rate: Uint64 = 0  # bytes a second, lately; 0 when nothing comes
+    NextRetry: Time = ZERO_TIME  # when the next attempt begins; zero: none is due by time
+    Waiting: str = ""  # what has to happen first, for a person; errors stand in DownloaderStatus
+
+    def key(self) -> str:
+        return self.Safename
+
+
 class GlobalDownloadConfig(Record):
     """How much disk downloads may take. Belongs to no agent (the boot script wrote it); key `global`."""
 

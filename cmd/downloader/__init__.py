@@ -5,6 +5,7 @@ Subscribes  DownloaderConfig      from zedmanager (appImg.obj), baseosmgr (baseO
             DeviceNetworkStatus   from nim, `global`                                               over which ports
             GlobalDownloadConfig  the global table, `global`                                       how much room
 Publishes   DownloaderStatus      as downloader, per object type, keyed by safename                how far each got
+            DownloadProgress      as downloader, the same scopes and keys         ours: rate, attempt, next retry
             GlobalDownloadStatus  as downloader, `global`                                          room used, reserved
 Owns        <root>/persist/downloads/<objtype>/pending
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from pillar.agent import Agent
 from pillar.clocks import RetryClock, UseClock
-from pillar.cmd.downloader import container, decide, space
+from pillar.cmd.downloader import container, decide, progress, space
 from pillar.cmd.downloader.container import Claims
 from pillar.cmd.downloader.decide import (
     Adopt,
@@ -38,15 +39,17 @@ from pillar.transports.throttle import Throttle
 from pillar.types.common import kib
 from pillar.types.downloader import (
     DatastoreConfig,
+    DownloadAttempt,
     DownloaderConfig,
     DownloaderStatus,
+    DownloadProgress,
     GlobalDownloadConfig,
     GlobalDownloadStatus,
 )
 from pillar.types.enums import SwState
 from pillar.types.globalconfig import GlobalConfig
 from pillar.types.nim import DeviceNetworkStatus
-from pillar.types.scalars import NIL_UUID, now
+from pillar.types.scalars import NIL_UUID, ZERO_TIME, now, time_from_ns
 from pillar.workers import Outcome, Workers
 
 OWNERS = {"appImg.obj": "zedmanager", "baseOs.obj": "baseosmgr", "cert.obj": "baseosmgr"}  # object type -> who wants
@@ -83,6 +86,7 @@ class Downloader(Agent):
         self.running: dict[str, Fetch | Adopt] = {}
         self.downloads: dict[str, Download] = {}
         self.events: dict[str, Event] = {}
+        self.ways: dict[str, tuple[DownloadAttempt, ...]] = {}  # of the attempt that has ended last
         self.retries = RetryClock()
         self.uses = UseClock()
         self.failed_plans: dict[str, Plan] = {}
@@ -92,6 +96,7 @@ class Downloader(Agent):
         self.notes: dict[str, str] = {}
         self.space_due = False
         self.statuses: dict[str, Publication[DownloaderStatus]] = {}
+        self.progresses: dict[str, Publication[DownloadProgress]] = {}
         self.configs: dict[str, Subscription[DownloaderConfig]] = {}
         self.datastores = self.pubsub.subscription(
             "zedagent",
@@ -124,6 +129,9 @@ class Downloader(Agent):
         directory = self.stores[objtype].directory("pending")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self.statuses[objtype] = self.pubsub.publication(DownloaderStatus, scope=objtype)
+        told = self.progresses[objtype] = self.pubsub.publication(DownloadProgress, scope=objtype)
+        for safename in set(told.keys()) - set(status.keys()):  # a kill fell between the two
+            told.unpublish(safename)
         self.configs[objtype] = self.pubsub.subscription(
             owner,
             DownloaderConfig,
@@ -159,6 +167,7 @@ class Downloader(Agent):
         self.looked_at.add(key)
         self.events.pop(key, None)  # only now: if publishing failed, the next look needs it
         self._do(key, decision, config)
+        self._tell(key, decision, facts)
         self._wake_up(key, decision.status)
         self._tell_space_soon()
 
@@ -248,6 +257,19 @@ class Downloader(Agent):
             self.log.info("%s: %s", key, decision.note)
         self.notes[key] = decision.note
 
+    def _tell(self, key: str, decision: Step, facts: Facts) -> None:
+        """Publish what people may want to know; it is not worth failing for."""
+        objtype, _, safename = key.partition("/")
+        told = self.progresses[objtype]
+        download = self.downloads.get(key)
+        ways = download.ways if download is not None else self.ways.get(key, ())
+        due = self.retries.remaining(key)
+        next_retry = time_from_ns(time.time_ns() + int(due * 1e9)) if due is not None else ZERO_TIME
+        queued = download is not None and not download.ways
+        said = progress.report(told.get(safename), decision, facts, ways, next_retry, queued)
+        if said is not None:
+            told.publish(safename, said)
+
     def _log_change(self, key: str, old: DownloaderStatus | None, new: DownloaderStatus) -> None:
         before = old.State.name if old is not None else "(new)"
         if new.LastErr and (old is None or old.LastErr != new.LastErr):
@@ -290,8 +312,8 @@ class Downloader(Agent):
             self._empty_quarantine()
             limit = work.limit
 
-        def tell(done: int, size: int | None) -> None:
-            self.loop.call_soon_threadsafe(lambda: self._progressed(key, work, Progress(done, size)))
+        def tell(progress: Progress) -> None:
+            self.loop.call_soon_threadsafe(lambda: self._progressed(key, work, progress))
 
         make: Callable[..., Download] = Download
         if work.plan.source.ds_type == REGISTRY:
@@ -325,7 +347,8 @@ class Downloader(Agent):
 
     def _ended(self, key: str, outcome: Outcome[Done | Failed] | Outcome[Done | Failed | WrongContent]) -> None:
         self.running.pop(key, None)
-        self.downloads.pop(key, None)
+        download = self.downloads.pop(key, None)
+        self.ways[key] = download.ways if download is not None else ()
         self.events.pop(key, None)
         if outcome.error is not None:  # a bug of ours, or of a library; the object says so and is tried again
             self.log.error("%s: %s", key, outcome.error, exc_info=outcome.error)
@@ -363,6 +386,7 @@ class Downloader(Agent):
                     target.parent.rmdir()
         if decision.status is None:
             self._forget(key)
+            self.progresses[objtype].unpublish(safename)
             self.statuses[objtype].unpublish(safename)
             self.log.info("%s withdrawn", key)
         self._sweep_blobs(objtype)
@@ -375,6 +399,7 @@ class Downloader(Agent):
         self.failed_plans.pop(key, None)
         self.hopeless.pop(key, None)
         self.notes.pop(key, None)
+        self.ways.pop(key, None)
         self.events.pop(key, None)
         self.looked_at.discard(key)
 

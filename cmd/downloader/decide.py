@@ -14,7 +14,7 @@ from pillar.cmd.downloader.plan import Impossible, Plan, Waiting
 from pillar.imagestore import Found, name_problem
 from pillar.ociimage import sha256_of_id
 from pillar.types.common import kib
-from pillar.types.downloader import DownloaderConfig, DownloaderStatus
+from pillar.types.downloader import DownloadAttempt, DownloaderConfig, DownloaderStatus
 from pillar.types.enums import SwState
 from pillar.types.scalars import ZERO_TIME, Time
 
@@ -52,10 +52,12 @@ Work = Fetch | Adopt | Cancel | Discard
 
 @dataclass(frozen=True)
 class Progress:
-    """So far, in bytes. `size` is None when the server does not say."""
+    """So far, in bytes. `size` is None when the server does not say; `rate` is bytes a second, over `ways`."""
 
     done: int
     size: int | None
+    rate: int = 0
+    ways: tuple[DownloadAttempt, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def routes_to(url: str, network: DeviceNetworkStatus | None, allow_non_free: boo
     if allow_non_free:
         ordered += [port for port in ports if not port.Free]
     return tuple(
-        Route(address=address, port=port.IfName, proxies=_proxies(port), exceptions=port.Exceptions)
+        Route(address=address, port=port.IfName, proxies=_proxies(port), exceptions=port.Exceptions, pac=port.Pacfile)
         for port in ordered
         for address in _usable_addresses(port)
     )

@@ -5,16 +5,22 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from dataclasses import replace as copied
 from pathlib import Path
 
-from pillar.cmd.downloader.decide import Done, Failed, WrongContent
+from msgspec.structs import replace
+
+from pillar.cmd.downloader.decide import Done, Failed, Progress, WrongContent
 from pillar.cmd.downloader.plan import Plan
 from pillar.transports import Limits, Route, TransportFailed, Unsupported, open_transport
+from pillar.transports.base import shown
 from pillar.transports.fetch import Fetch, TooLarge
 from pillar.transports.partfile import DiskFull, PartBusy
+from pillar.transports.proxies import choices, proxy_for
 from pillar.transports.throttle import Throttle
+from pillar.types.downloader import DownloadAttempt
 from pillar.workers import Cancel
 
 TELL_EVERY_S = 1.0
@@ -30,20 +36,24 @@ class Download:
     sha256: str
     limit: int
     limits: Limits
-    tell: Callable[[int, int | None], None]  # bytes so far and in all; at most once a second
+    tell: Callable[[Progress], None]  # at most once a second
     throttle: Throttle = field(default_factory=lambda: Throttle(0))
     streams: int = 1
     _fetch: Fetch | None = field(default=None, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _aborted: bool = field(default=False, init=False)
-    _told: float = field(default_factory=time.monotonic, init=False)
+    _told: tuple[float, int] | None = field(default=None, init=False)  # when, and how many bytes that was
+    ways: tuple[DownloadAttempt, ...] = field(default=(), init=False)  # that were tried; the last one is in use
 
     def run(self, cancel: Cancel) -> Done | Failed:
         """Fetch over the first route that works. Raises Cancelled; every other end is in the result."""
-        tried: list[str] = []
-        for route in self.plan.routes:
+        for route in self._routes():
             cancel.raise_if_set()
+            self._told = None
+            self.ways = (*self.ways, DownloadAttempt(Port=route.port, Address=route.address))
             try:
+                proxy = proxy_for(route, self.plan.source.url)
+                self.ways = (*self.ways[:-1], replace(self.ways[-1], Proxy=shown(proxy)))
                 fetched = self._over(route, cancel)
             except Unsupported as err:
                 return Failed(str(err), lasting=True)  # no time and no other way there would help
@@ -54,13 +64,19 @@ class Download:
             except PartBusy as err:
                 return Failed(str(err))
             except TransportFailed as err:
-                tried.append(f"{route}: {err}" if len(self.plan.routes) > 1 or route.address else str(err))
+                self.ways = (*self.ways[:-1], replace(self.ways[-1], Error=str(err)))
             except OSError as err:
                 return Failed(f"cannot store {self.target.name}: {err.strerror or err}")
             else:
                 return fetched
         cancel.raise_if_set()
-        return Failed("\n".join(tried))
+        return Failed("\n".join(told(way) for way in self.ways))
+
+    def _routes(self) -> Iterator[Route]:
+        """The plan's, each as often as its PAC file has answers."""
+        for route in self.plan.routes:
+            for choice in range(choices(route, self.plan.source.url)):
+                yield copied(route, choice=choice)
 
     def abort(self) -> None:
         """Make a blocked read fail now."""
@@ -91,9 +107,17 @@ class Download:
 
     def _progress(self, done: int, size: int | None) -> None:
         now = time.monotonic()
-        if now - self._told >= TELL_EVERY_S:
-            self._told = now
-            self.tell(done, size)
+        then, had = self._told = self._told or (now, done)  # what a resume found did not come now
+        if now - then >= TELL_EVERY_S:
+            self._told = (now, done)
+            self.tell(Progress(done, size, max(0, int((done - had) / (now - then))), self.ways))
+
+
+def told(way: DownloadAttempt) -> str:
+    """One way and what came of it, in one line: port, address, proxy, error; the kernel's choice is left out."""
+    where = " ".join(word for word in (way.Port, way.Address) if word)
+    via = f" via {way.Proxy}" if way.Proxy else ""
+    return f"{where}{via}: {way.Error}" if where or via else way.Error
 
 
 def adopt(path: Path, sha256: str, cancel: Cancel) -> Done | WrongContent | Failed:

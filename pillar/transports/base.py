@@ -65,17 +65,19 @@ class Route:
     """One way out of the device: a port's address to bind to and that port's proxies.
 
     An empty `address` leaves the choice to the kernel. `proxies` are (scheme, proxy URL) pairs; hosts that match
-    `exceptions` (a comma list, as in ProxyConfig) are reached without them.
+    `exceptions` (a comma list, as in ProxyConfig) are reached without them. `pac` is a PAC file in base64, which goes
+    before both; of its answers the one numbered `choice` is taken.
     """
 
     address: str = ""
     port: str = ""
     proxies: tuple[tuple[str, str], ...] = ()
     exceptions: str = ""
+    pac: str = ""
+    choice: int = 0
 
     def __str__(self) -> str:
-        where = " ".join(word for word in (self.port, self.address) if word) or "default route"
-        return f"{where} via {', '.join(shown(url) for _, url in self.proxies)}" if self.proxies else where
+        return " ".join(word for word in (self.port, self.address) if word) or "default route"
 
 
 @dataclass(frozen=True)

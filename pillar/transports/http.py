@@ -11,7 +11,6 @@ Object stores whose requests are signed are read the same way, see `signed`.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,7 @@ from pillar.transports.base import (
     TransportFailed,
     shown,
 )
+from pillar.transports.proxies import proxy_for
 
 if TYPE_CHECKING:
     import requests
@@ -182,7 +182,8 @@ class HttpTransport(Transport):
         return refusal(response)
 
     def _proxies(self, url: str) -> dict[str, str]:
-        return {} if _is_exception(urlsplit(url).hostname or "", self._route.exceptions) else dict(self._route.proxies)
+        proxy = proxy_for(self._route, url)
+        return {"http": proxy, "https": proxy} if proxy else {}
 
     def _chunks(self, response: requests.Response, length: int | None, block: int = READ_BYTES) -> Iterator[bytes]:
         """The body as it arrives; ends after `length` bytes, raises if it breaks off. Bytes are never decoded."""
@@ -297,17 +298,6 @@ def redirected(url: str, response: requests.Response) -> str:
     if urlsplit(url).scheme == "https" and parts.scheme != "https":
         raise TransportFailed(f"{shown(url)}: redirected from https to {shown(target)}, refused")
     return target
-
-
-def _is_exception(host: str, exceptions: str) -> bool:
-    """Whether `host` is reached without proxy: a name or its domain, an address or its network, or `*`, in the list."""
-    for entry in exceptions.replace(" ", ",").lower().split(","):
-        if entry == "*" or (entry and (host == entry.lstrip(".") or host.endswith("." + entry.lstrip("*.")))):
-            return True
-        with contextlib.suppress(ValueError):  # host or entry is a name: no network to compare
-            if entry and ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False):
-                return True
-    return False
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
