@@ -2,7 +2,7 @@
 
     PubSub          a process's tables below one root; waits for events
     Publication     one table published: publish, unpublish, get, items, signal_restarted
-    Subscription    one table followed: handlers, or a `for` loop over Change
+    Subscription    one table followed: handlers, or a `for` or `async for` loop over Change
     encode, decode  the one codec between records (msgspec Structs) and EVE's JSON
 
 docs/pubsub.md has the promises and the file layout.

@@ -7,8 +7,9 @@
     for change in PubSub(root).subscription("hello", Greeting):
         print(change.kind, change.key, change.new)
 
-There is no thread: handlers run inside `wait`, `process` or `run`, on the caller's thread, one at a time. Another loop
-(selectors, asyncio, an agent's own) watches `fileno()`, calls `process()` when it is readable or `timeout()` is over.
+There is no thread: handlers run inside `wait`, `process` or `run`, on the caller's thread, one at a time. In asyncio,
+`async for change in subscription`. Another loop (selectors, an agent's own) watches `fileno()`, calls `process()`
+when it is readable or `timeout()` is over.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import msgspec
 
 from pillar.pubsub.codec import decoder
 from pillar.pubsub.drivers import Driver, find
-from pillar.pubsub.errors import BadName, BadRecord
+from pillar.pubsub.errors import BadName, BadRecord, NotOpen
 from pillar.pubsub.folder import Folder
 from pillar.pubsub.inotify import Inotify
 from pillar.pubsub.ledger import Ledger
@@ -37,6 +38,7 @@ from pillar.pubsub.records import MAX_RECORD_BYTES
 from pillar.pubsub.subscription import Handlers, Subscription
 
 if TYPE_CHECKING:
+    from pillar.pubsub.eventloop import LoopWait
     from pillar.pubsub.wire import Dialect
 
 T = TypeVar("T")
@@ -95,6 +97,7 @@ class PubSub:
         self._callbacks: dict[int, Callable[[int], None]] = {}  # what drivers watch
         self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap: when, in which order, what
         self._timers_made = 0
+        self._loop_wait: LoopWait | None = None
         self._closed = False
 
     # Opening tables.
@@ -256,6 +259,20 @@ class PubSub:
         self._handle(self._poll.poll(0), until=time.monotonic() + budget)
         return self._has_work()
 
+    async def wait_async(self) -> None:
+        """`wait`, for a coroutine of an asyncio event loop, for some of what happens; others of that loop may wait too.
+
+        Handlers run in the event loop's thread, for about the time that `process` takes at once. Raises NotOpen
+        when the PubSub is closed, also meanwhile.
+        """
+        if self._closed:
+            raise NotOpen("this PubSub was closed")
+        if self._loop_wait is None:
+            from pillar.pubsub.eventloop import LoopWait  # asyncio: whoever has no event loop must not pay for it
+
+            self._loop_wait = LoopWait(self)
+        await self._loop_wait.wait()
+
     def retry_soon(self) -> None:
         """Something could not be read or written for want of the machine's resources: re-list in a moment."""
         self._relist_within(RETRY_SECONDS)
@@ -296,6 +313,8 @@ class PubSub:
         if self._closed:
             return
         self._closed = True
+        if self._loop_wait is not None:
+            self._loop_wait.close()
         for opened in self._opened():
             opened.close()
         self._poll.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from pillar.pubsub.errors import BadRecord
@@ -114,7 +114,26 @@ class Subscription(Generic[T]):
                     self._finish(change, data)
                 self._hub.wait()
         finally:
-            self._changes = None
+            if self._changes is changes:
+                self._changes = None
+
+    async def __aiter__(self) -> AsyncGenerator[Change[T], None]:
+        """The same for a coroutine of an asyncio event loop, which goes on while this waits.
+
+        Loops over several subscriptions of one PubSub may run side by side, in one event loop.
+        """
+        changes: deque[tuple[Change[T], bytes | None]] = deque()
+        self._changes = changes
+        try:
+            while True:
+                while changes:
+                    change, data = changes.popleft()
+                    yield change
+                    self._finish(change, data)
+                await self._hub.wait_async()
+        finally:
+            if self._changes is changes:  # a loop that was left is only closed when the event loop comes to it
+                self._changes = None
 
     def close(self) -> None:
         """Stop following; no handler runs any more."""
