@@ -1,149 +1,26 @@
 """A real domainmgr on its own root, with real programs as ECOs, fed by hand-written configurations."""
 
 import contextlib
-import hashlib
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
 import pytest
+from domainmgr_device import OTHER, UUID, Device, but, eco
 from support import wait_for
 
-from pillar.locations import Locations
-from pillar.pubsub import decode, encode
 from pillar.types.adapters import AssignableAdapters, PhysicalIOAdapter, PhysicalIOAdapterList
 from pillar.types.common import IoAdapter, UUIDandVersion
-from pillar.types.domainmgr import DiskConfig, DomainConfig, DomainStatus, ImageStatus
+from pillar.types.domainmgr import DiskConfig, DomainStatus, ImageStatus
 from pillar.types.enums import SwState
 
-UUID = "6f1c0a3e-0000-4000-8000-000000000001"
-OTHER = "6f1c0a3e-0000-4000-8000-000000000002"
+pytest_plugins = ("domainmgr_fixtures",)
 SLEEPER = '#!/bin/sh\necho "up $$"\nexec sleep 600\n'
-R = TypeVar("R", bound=msgspec.Struct)
-
-
-class Device:
-    """One root with at most one domainmgr; whatever it started ends with the test."""
-
-    def __init__(self, root: Path) -> None:
-        self.where = Locations(root)
-        self.manager: subprocess.Popen[bytes] | None = None
-
-    def start(self, *options: str) -> None:
-        self.manager = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "pillar.cmd.domainmgr",
-                "--root",
-                str(self.where.root),
-                "--stop-grace",
-                "3",
-                *options,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def kill(self) -> None:
-        assert self.manager is not None
-        self.manager.kill()
-        self.manager.wait()
-        self.manager = None
-
-    def image(self, content: str | bytes) -> str:
-        data = content.encode() if isinstance(content, str) else content
-        sha = hashlib.sha256(data).hexdigest()
-        directory = self.where.downloads("appImg.obj", "verified") / sha
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"app.{sha}").write_bytes(data)
-        return sha
-
-    def want(self, config: DomainConfig) -> DomainConfig:
-        self.write("zedmanager", "DomainConfig", config.UUIDandVersion.UUID, config)
-        return config
-
-    def write(self, agent: str, topic: str, key: str, record: msgspec.Struct) -> None:
-        directory = self.where.agent_dir(agent) / topic
-        directory.mkdir(parents=True, exist_ok=True)
-        staged = directory / f".{key}"
-        staged.write_bytes(encode(record))
-        staged.rename(directory / f"{key}.json")
-
-    def unwant(self, uuid: str = UUID) -> None:
-        (self.where.agent_dir("zedmanager") / "DomainConfig" / f"{uuid}.json").unlink()
-
-    def read(self, record: type[R], key: str) -> R | None:
-        path = self.where.agent_dir("domainmgr") / record.__name__ / f"{key}.json"
-        try:
-            return decode(record, path.read_bytes())
-        except FileNotFoundError:
-            return None
-
-    def status(self, uuid: str = UUID) -> DomainStatus:
-        return self.read(DomainStatus, uuid) or DomainStatus()
-
-    def until(self, true: Callable[[DomainStatus], object], what: str, uuid: str = UUID) -> DomainStatus:
-        def look() -> DomainStatus | None:
-            found = self.status(uuid)
-            return found if true(found) else None
-
-        found = wait_for(look, f"{what}; status {self.status(uuid)}")
-        assert found is not None
-        return found
-
-    def running(self, uuid: str = UUID) -> DomainStatus:
-        return self.until(lambda status: status.State == SwState.RUNNING, "RUNNING", uuid)
-
-    def output(self, uuid: str = UUID) -> str:
-        path = self.where.log(uuid)
-        return path.read_text() if path.exists() else ""
-
-    def domains(self) -> list[int]:
-        """Every process that belongs to a domain of this root."""
-        mark = f"PILLAR_ECO_LOCK={self.where.root}/".encode()
-        found = []
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-            try:
-                if any(entry.startswith(mark) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
-                    found.append(pid)
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path)
-    yield device
-    if device.manager is not None:
-        device.kill()
-    for pid in device.domains():
-        os.kill(pid, signal.SIGKILL)
-
-
-def eco(sha: str, uuid: str = UUID, *, activate: bool = True, version: str = "1", **disk: object) -> DomainConfig:
-    wanted = {"ReadOnly": True, "Format": "raw"} | disk
-    return DomainConfig(
-        UUIDandVersion=UUIDandVersion(UUID=uuid, Version=version),
-        DisplayName="eco",
-        Activate=activate,
-        AppNum=4,
-        DiskConfigList=(DiskConfig(ImageSha256=sha, **wanted),),  # type: ignore[arg-type]
-    )
-
-
-def but(config: DomainConfig, **fields: object) -> DomainConfig:
-    return msgspec.structs.replace(config, **fields)
 
 
 def test_an_eco_runs_stops_runs_again_and_is_removed_whole(device: Device) -> None:

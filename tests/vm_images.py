@@ -1,6 +1,6 @@
 """A real guest for tests of virtual machines: Debian's cloud kernel and an initramfs of our own (pillar.demo.guest).
 
-    pytest_plugins = ("vm_images",)
+    pytest_plugins = ("vm_fixtures",)
     def test_x(guest: Guest, ...)         the files, made once a session; the kernel is fetched once for all and kept
                                           below .venv
 
@@ -15,17 +15,12 @@ one thing (HALT, SWITCH_OFF, PANIC, RESET, ECHO); the firmware has it running in
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from servers import needs
-
 from pillar.controller.files import replace_file
-from pillar.demo import guest as demo_guest
 from pillar.hypervisors import _kvm
 
 BOOT_S = 120.0
@@ -54,23 +49,6 @@ def boot_disk(says: str, then: bytes = HALT) -> bytes:
 class Guest:
     kernel: Path
     ramdisk: Path
-
-
-@pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
-    needs("qemu-system-x86_64", "qemu-system-x86")
-    needs("qemu-img", "qemu-utils")
-    needs("busybox", "busybox-static")
-    try:
-        kernel = demo_guest.kernel(demo_guest.default_cache())
-        ramdisk = demo_guest.initramfs(kernel)
-    except demo_guest.GuestError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    path = tmp_path_factory.mktemp("guest") / "initrd"
-    path.write_bytes(ramdisk)
-    return Guest(kernel.vmlinuz, path)
 
 
 def seed_kvm_answer(root: Path) -> None:

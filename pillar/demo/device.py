@@ -6,6 +6,7 @@ network instance, one app with one image and one interface.
 
 from __future__ import annotations
 
+import base64
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,10 +21,30 @@ from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus
 from pillar.types.zedrouter import AppNetworkConfig, AppNetworkStatus
 
 APP_NAME = "hello"
+VM_MEMORY_KIB = 128 * 1024
 
 
 def config(image: Image, url: str, app_id: str) -> dict[str, Any]:
     """A device config with one ECO, as protobuf-JSON."""
+    whole = _config(url, app_id)
+    app = whole["apps"][0]
+    app["drives"] = [_drive(image, _datastore(whole), "Disk")]
+    return whole
+
+
+def vm_config(kernel: Image, ramdisk: Image, url: str, app_id: str, *, user_data: bytes = b"") -> dict[str, Any]:
+    """A device config with one ECO that is a virtual machine: a kernel and its ramdisk, and a script for its start."""
+    whole = _config(url, app_id)
+    app = whole["apps"][0]
+    app["fixedresources"] = {"memory": VM_MEMORY_KIB, "vcpus": 1}
+    app["drives"] = [_drive(kernel, _datastore(whole), "Kernel"), _drive(ramdisk, _datastore(whole), "RamDisk")]
+    if user_data:
+        app["userData"] = base64.b64encode(user_data).decode()
+    return whole
+
+
+def _config(url: str, app_id: str) -> dict[str, Any]:
+    """A device config with one ECO that has no drives yet."""
     datastore, network = str(uuid.uuid4()), str(uuid.uuid4())
     return {
         "id": {"uuid": str(uuid.uuid4()), "version": "1"},
@@ -47,26 +68,32 @@ def config(image: Image, url: str, app_id: str) -> dict[str, Any]:
                 "uuidandversion": {"uuid": app_id, "version": "1"},
                 "displayname": APP_NAME,
                 "fixedresources": {"memory": 65536, "vcpus": 1},
-                "drives": [
-                    {
-                        "image": {
-                            "uuidandversion": {"uuid": str(uuid.uuid4()), "version": "1"},
-                            "name": image.name,
-                            "sha256": image.sha256,
-                            "iformat": "RAW",
-                            "siginfo": {},
-                            "dsId": datastore,
-                            "sizeBytes": str(len(image.content)),
-                        },
-                        "readonly": True,
-                        "drvtype": "HDD",
-                        "target": "Disk",
-                    }
-                ],
+                "drives": [],
                 "interfaces": [{"name": "eth0", "networkId": network}],
                 "activate": True,
             }
         ],
+    }
+
+
+def _datastore(whole: dict[str, Any]) -> str:
+    return str(whole["datastores"][0]["id"])
+
+
+def _drive(image: Image, datastore: str, target: str) -> dict[str, Any]:
+    return {
+        "image": {
+            "uuidandversion": {"uuid": str(uuid.uuid4()), "version": "1"},
+            "name": image.name,
+            "sha256": image.sha256,
+            "iformat": "RAW",
+            "siginfo": {},
+            "dsId": datastore,
+            "sizeBytes": str(len(image.content)),
+        },
+        "readonly": True,
+        "drvtype": "HDD",
+        "target": target,
     }
 
 
