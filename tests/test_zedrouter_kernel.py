@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agentproc import Table
 from netlab import NetLab
 from routerlab import LAN, SWITCH, WAN, Router, comes, fetch, rule, uuid
 
@@ -304,3 +305,72 @@ def test_what_cannot_be_is_the_error_of_one_and_the_others_go_on(router: Router)
     device.run("ip", "link", "del", "bn2")
     router.instances.wait(WAN, 60, Activated=True, Error="")
     router.up(2)
+
+
+def test_rules_look_at_names_interfaces_directions_and_rates(router: Router) -> None:
+    """Each kind of match and action that the other tests have no use for."""
+    router.lab.controller.run("ip", "addr", "add", "45.0.0.1/32", "dev", "lo")
+    router.lab.start_dnsmasq("--host-record=web.test,45.0.0.1")
+    router.lab.serve("/hello", b"hello")
+    router.plug("eth0", "eth1")
+    router.instance()
+    router.app(1, LAN, acls=[rule(1, protocol="tcp", host="web.test", fport="80:81")])
+    router.app(2, LAN, acls=[rule(1, direction=1, protocol="tcp", lport="5000"), rule(2, interface="eth1")])
+    burst = {"Limit": True, "LimitRate": 1, "LimitUnit": "m", "LimitBurst": 3}
+    router.app(3, LAN, acls=[rule(5, burst, protocol="icmp"), rule(6, ip="10.1.0.0/24")])
+    router.agent.start()
+    one, two, three = router.guest(1), router.guest(2), router.guest(3)
+    # By name: the address is let through once the device has told it to the guest.
+    assert fetch(one, "http://45.0.0.1/hello", 1) == ""
+    comes(
+        lambda: "45.0.0.1" in one.run("busybox", "nslookup", "web.test", "10.1.0.1", check=False), "the name is known"
+    )
+    assert fetch(one, "http://45.0.0.1/hello") == "hello"
+    assert fetch(one, "http://203.0.113.1/hello", 1) == ""
+    # INGRESS opens nothing outward; the instance's way out is eth0, which the other rule does not mean.
+    with serve(two, 5000):
+        assert connect(three, router.address(2), 5000) is not None
+    assert fetch(two, "http://203.0.113.1/hello", 1) == ""
+    router.app(2, LAN, acls=[rule(2, interface="eth0")])
+    comes(lambda: fetch(two, "http://203.0.113.1/hello", 2) == "hello", "by the interface that is meant")
+    # Three packets at once, question and answer counted, then one a minute.
+    told = three.run("busybox", "ping", "-c", "4", "-i", "0.2", "-W", "1", "203.0.113.1", check=False)
+    assert "1 packets received" in told or "2 packets received" in told
+    assert counter(router, 3, "out_limit") > 0
+
+
+def test_traffic_is_counted_and_flows_are_logged(router: Router) -> None:
+    router.lab.serve("/hello", b"hello")
+    router.plug("eth0")
+    router.instance()
+    router.app(1, LAN, acls=[PORT_MAP, rule(5, ip="203.0.113.0/24")])
+    router.agent.start()
+    guest = router.guest(1)
+    assert fetch(guest, "http://203.0.113.1/hello") == "hello"
+    assert fetch(guest, "http://192.168.10.1/hello", 1) == ""
+    outside, inside = flow(router, guest)
+    assert talks(outside, inside)
+    outside.close()
+    inside.close()
+    router.lab.device.run("conntrack", "-F")  # they have ended, and the kernel need not wait until it forgets them
+    flows = Table(router.root, "zedrouter", "IPFlow")
+
+    def logged() -> list[dict[str, Any]]:
+        records = [flows.read(key) for key in sorted(flows.keys())]
+        return [flow for record in records if record is not None for flow in record["Flows"]]
+
+    comes(lambda: {1, 5} <= {record["ACLID"] for record in logged()}, "both flows are logged")
+    found = {record["ACLID"]: record for record in logged()}
+    called, calling = found[1], found[5]
+    assert (called["Inbound"], called["Flow"]["SrcPort"], called["Flow"]["Dst"]) == (True, 80, "192.168.10.1")
+    assert (calling["Inbound"], calling["Flow"]["DstPort"], calling["Flow"]["Dst"]) == (False, 80, "203.0.113.1")
+    for one in (called, calling):
+        assert one["Flow"]["Src"] == router.address(1) and one["RxBytes"] > 8 and one["TxBytes"] > 8
+    assert calling["StartTime"] <= calling["StopTime"]
+    scope = (flows.read(flows.keys()[0]) or {})["Scope"]
+    assert (scope["UUID"], scope["NetUUID"], scope["Intf"], scope["Localintf"]) == (uuid(1), LAN, "bn1", "nbu1x1")
+    metrics = Table(router.root, "zedrouter", "NetworkMetrics").wait("global", 60)["MetricList"]
+    assert [one["IfName"] for one in metrics] == ["eth0", "bn1", "nbu1x1"]
+    assert metrics[2]["RxAclDrops"] > 0 and metrics[2]["TxBytes"] > 0
+    of_instance = Table(router.root, "zedrouter", "NetworkInstanceMetrics").wait(LAN, 60)
+    assert of_instance["ProbeMetrics"]["CurrUplinkIntf"] == "eth0"

@@ -8,6 +8,9 @@ Publishes   NetworkInstanceStatus  key UUID
             AppNetworkStatus       key app UUID
             UuidToNum              key UUID, persistent        bridge and app numbers, 1 to 255 each
             NetworkMode            key `global`                whether the kernel is left alone
+            NetworkMetrics         key `global`                counters of ports, bridges and vifs, every 10 s
+            NetworkInstanceMetrics key UUID                    the same by network instance
+            IPFlow                 app, network, sequence      ended flows of guests, the last records of each
 Owns        those numbers; an address on an instance is owned by the status that shows it; with `--network kernel`
             the bridges, routes, rules and nftables described in pillar/netplan, and a dnsmasq per bridge
 

@@ -36,6 +36,9 @@ FREE_NUMBERS_AFTER_S: Final = 300.0  # after the first app config, as EVE
 _KERNEL: Final = "kernel"  # the queue's key for a pass over the kernel's network
 PASS_AT_LEAST_EVERY_S: Final = 60.0  # events call for passes; this is the seat belt
 SOON_S: Final = 0.1  # when something was not ready yet
+TOGETHER_S: Final = 0.02  # the kernel's events come in bunches
+_REPORTS: Final = "reports"
+EVERY_S: Final = 10.0  # counters and ended flows
 
 _MODES: Final = {
     "none": NetworkMode(
@@ -79,8 +82,13 @@ class Zedrouter(Agent):
         if self.options.network == "kernel":
             # Imported here: pyroute2 costs a quarter of a second, and --network none needs none of it.
             from pillar.cmd.zedrouter.kernelnet import KernelNetwork
+            from pillar.cmd.zedrouter.reports import Reports
 
-            self.kernel = KernelNetwork(self.where, self.loop, self.log, lambda: self.queue.mark(_KERNEL))
+            self.kernel = KernelNetwork(
+                self.where, self.loop, self.log, lambda: self.queue.mark_later(_KERNEL, TOGETHER_S)
+            )
+            self.reports = Reports(self.pubsub, self.loop, self.log, self.kernel)
+            self.queue.mark_later(_REPORTS, EVERY_S)
         self.instance_table = self.pubsub.publication(NetworkInstanceStatus)
         self.app_table = self.pubsub.publication(AppNetworkStatus)
         # What this process publishes, decoded once: it is the only one who changes it.
@@ -169,6 +177,9 @@ class Zedrouter(Agent):
                 self._free_numbers()
             case "kernel":
                 self._kernel_step()
+            case "reports":
+                self.reports.look(self.instances, self.apps, self.network.get(GLOBAL))
+                self.queue.mark_later(_REPORTS, EVERY_S)
             case _:
                 self._app_step(key)
 
@@ -242,6 +253,7 @@ class Zedrouter(Agent):
         """One pass over the kernel's network; what it finds goes into the statuses of whom it concerns."""
         if self.kernel is None:
             return
+        self.reports.follow(self.instances, self.apps)
         before = self.outcome
         self.outcome = found = self.kernel.one_pass(self.instances, self.apps, self.network.get(GLOBAL), self.touch)
         made = {uuid: status.CurrentUplinkIntf for uuid, status in self.instances.items() if status.Activate}
