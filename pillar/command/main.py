@@ -49,6 +49,7 @@ COMMANDS: Final = {
     "download": Command(_DEPLOY, "fetch one object with the downloader's engine", "pillar.command.download"),
     "doctor": Command(_LOOK, "find what is wrong, and say how to mend it", "pillar.command.doctor"),
     "check": Command(_LOOK, "compare all records and files with one another", "pillar.command.check"),
+    "killmatrix": Command(_MEASURE, "kill any agent at every step and compare the ends", "pillar.command.killmatrix"),
     "bench": Command(_MEASURE, "measure speed and size against floors of the same run", "pillar.command.bench"),
 }
 
