@@ -157,9 +157,13 @@ def test_killed_between_rename_and_status_the_file_is_taken_not_fetched(device: 
     device.want()
     device.image.parent.mkdir(parents=True)
     device.image.write_bytes(CONTENT)
+    left = [device.part.with_name(f"{device.part.name}{suffix}") for suffix in (".json", ".spans")]
+    for path in left:
+        path.write_text("{}")
     device.agent.start()
     device.statuses.wait(NAME, State=3, Size=len(CONTENT))
     assert fault_server.seen == []
+    assert not any(path.exists() for path in left), "the file is whole: nothing tells of its parts any more"
 
 
 def test_a_complete_file_with_other_content_is_replaced(device: Device, fault_server: FaultServer):

@@ -250,6 +250,9 @@ class Downloader(Agent):
         objtype, _, safename = key.partition("/")
         new = decision.status
         if new is not None:
+            if new.State == SwState.DOWNLOADED and (old is None or old.State != SwState.DOWNLOADED):
+                # A kill between putting the file in place and removing what told of its parts leaves that behind.
+                partfile.discard(self.stores[objtype].pending_file(new.ImageSha256, safename))
             self.statuses[objtype].publish(safename, new)
             if old is None or (old.State, old.LastErr, old.Expired) != (new.State, new.LastErr, new.Expired):
                 self._log_change(key, old, new)
