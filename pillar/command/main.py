@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "doctor": Command(_LOOK, "find what is wrong, and say how to mend it", "pillar.command.doctor"),
     "check": Command(_LOOK, "compare all records and files with one another", "pillar.command.check"),
     "killmatrix": Command(_MEASURE, "kill any agent at every step and compare the ends", "pillar.command.killmatrix"),
+    "crashtest": Command(_MEASURE, "kill every agent at every step and compare the end", "pillar.command.crashtest"),
     "bench": Command(_MEASURE, "measure speed and size against floors of the same run", "pillar.command.bench"),
 }
 

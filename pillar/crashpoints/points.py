@@ -61,8 +61,9 @@ def parse_trace(trace: bytes) -> list[Call]:
 
 
 def points(calls: Iterable[Call], *, looks: bool = False) -> list[Point]:
-    """The point of each call, in order; with `looks` those that change nothing too.
+    """The point of each call that may have changed something, in order; with `looks` those of LOOKS too.
 
+    A call that failed changed nothing: it is counted, and left out.
     Calls of one agent that ran as several processes are counted per process, as the shim does: equal points of
     a second process are left out.
     """
@@ -73,7 +74,8 @@ def points(calls: Iterable[Call], *, looks: bool = False) -> list[Point]:
             continue
         key = (call.pid, call.agent, call.call, call.path)
         counts[key] += 1
-        found[Point(call.agent, call.call, call.path, counts[key])] = None
+        if call.result != "-":
+            found[Point(call.agent, call.call, call.path, counts[key])] = None
     return list(found)
 
 

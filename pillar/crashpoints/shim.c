@@ -204,10 +204,12 @@ static int name_of(const char *path, char *out, size_t size) {
     const char *s = path + root_length;
     size_t n = 0;
     char before = '/';
+    int hidden = 0; /* within a name that begins with a dot: mkstemp's eight characters may stand at its end */
     if (!*s) s = "/";
     while (*s && n + 70 < size) {
         const char *mark = NULL;
         size_t taken = 0;
+        if (*s == '/') hidden = s[1] == '.';
         for (int i = 0; i < label_count && !taken; i++) {
             size_t length = strlen(labels[i].text);
             if (length && !strncmp(s, labels[i].text, length)) { taken = length; mark = labels[i].as; }
@@ -223,6 +225,7 @@ static int name_of(const char *path, char *out, size_t size) {
                 if (hexes == run && run >= 32) { taken = run; mark = "<hash>"; }
                 else if (digits == run && run >= 3) { taken = run; mark = "<number>"; }
                 else if (run >= 11 && !strncmp(s, "tmp", 3)) { taken = run; mark = "<tmp>"; }
+                else if (hidden && before == '.' && run == 8 && (!s[8] || s[8] == '/')) { taken = run; mark = "<tmp>"; }
             }
         }
         if (taken) { n += (size_t)snprintf(out + n, size - n, "%s", mark); before = s[taken - 1]; s += taken; continue; }

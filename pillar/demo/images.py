@@ -29,6 +29,7 @@ class ImageServer(http.server.ThreadingHTTPServer):
         self.images = {image.name: image for image in images}  # more may be added while it serves
         self.sent = 0  # bytes of content handed to the kernel, all requests together
         self.sent_of: Counter[str] = Counter()  # the same, by the image's name
+        self.fetched: Counter[str] = Counter()  # GET requests, by the image's name
         self.requests: list[str] = []  # the Range header of each request, "" for the whole image
         self.hold_at = hold_at  # once this many bytes were sent, the transfer stands until `let_go`
         self.held = threading.Event()
@@ -85,6 +86,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append(self.headers.get("Range", ""))
+        self.server.fetched[self.path.lstrip("/")] += 1
         self._answer(body=True)
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -1,0 +1,60 @@
+"""The figures of a campaign, for people, programs and docs/reliability.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pillar import terminal
+from pillar.crashtest.cases import Case
+from pillar.crashtest.journal import version
+from pillar.crashtest.runner import Record, Result
+
+_BEGIN: Final = "<!-- figures: written by `pillar crashtest --report` -->"
+_END: Final = "<!-- end of figures -->"
+
+
+def figures(recorded: Record, results: Iterable[Result], seconds: float) -> dict[str, object]:
+    """What was run and what became of it, in the order in which it is shown."""
+    results = list(results)
+    kinds = Counter(result.kind for result in results)
+    suites = Counter(result.case.suite for result in results)
+    agents = Counter(result.case.faults[0].point.agent for result in results)
+    return {
+        "cases": len(results),
+        **{f"  {suite}": count for suite, count in suites.items()},
+        **{kind: kinds[kind] for kind in ("ok", "not reached")},
+        **{kind: kinds[kind] for kind in ("lost", "duplicated", "stuck", "left over", "died", "other")},
+        "failed once only": sum(result.again is False for result in results),
+        "points by agent": ", ".join(f"{agent} {count}" for agent, count in sorted(agents.items())),
+        "points not steady": sum(recorded.unsteady.values()),
+        "undisturbed flow": f"{recorded.seconds:.1f} s",
+        "time of all cases": terminal.age(sum(result.seconds for result in results)),
+        "time": terminal.age(seconds),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}",
+        "version": version(),
+    }
+
+
+def replay(case: Case) -> str:
+    """The command that runs this case again."""
+    return f"pillar crashtest --at {shlex.quote(str(case))}"
+
+
+def write_report(path: Path, summary: dict[str, object]) -> None:
+    """Put the figures between their two marks. Raises ValueError when the file has none."""
+    text = path.read_text()
+    if _BEGIN not in text or _END not in text:
+        raise ValueError(f"{path} has no place for figures: two lines {_BEGIN} and {_END}")
+    rows = [f"| {name.strip()} | {value} |" for name, value in summary.items()]
+    table = "\n".join(["| what | figure |", "|---|---|", *rows])
+    before, _, rest = text.partition(_BEGIN)
+    path.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.partition(_END)[2]}")

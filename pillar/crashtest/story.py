@@ -1,0 +1,193 @@
+"""One run of the ECO flow: deploy, restart, purge, deactivate, activate, undeploy; and what must hold after it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from pillar.crashpoints import Call, Fault, Point, points
+from pillar.crashtest.config import BAD, GOOD
+from pillar.crashtest.config import Story as Config
+from pillar.crashtest.tree import Tree, differences
+from pillar.crashtest.world import Stuck, World
+from pillar.types.enums import Inprogress, SwState
+
+STARTS = 4  # of the good app: deployed, restarted, purged, activated again
+SETTLE_S = 30.0
+UNCHANGED_S = 8.0  # so long nothing happens: what is expected does not come any more
+
+
+class Outcome(NamedTuple):
+    """What became of one run."""
+
+    problems: list[str]  # in words; none: all is as it should be
+    fired: int  # of the faults, so many happened
+    seconds: float
+    calls: list[Call]
+    tree: Tree
+
+
+def run(world: World, faults: tuple[Fault, ...] = (), expected: Tree | None = None) -> Outcome:
+    """Run the story with these faults; compare its end with that of the undisturbed one, unless this is that one."""
+    began = time.monotonic()
+    config = world.new_story()
+    observer = world.observer
+    observer.forget()
+    world.note_log_ends()
+    starts, restarts = world.starts(), observer.restarts()
+    world.control.begin(world.plan(config, *faults))
+    problems: list[str] = []
+    try:
+        _flow(world, config)
+    except Stuck as stuck:
+        problems.append(f"stuck: {stuck}; {_where(world)}")
+    tree = rest(world, config, expected) if not problems else world.snapshot(config)
+    fired = world.control.fired()
+    problems += observer.wrong
+    if expected is not None and not problems:
+        problems += differences(expected, tree)
+    victims = [fault.point.agent for fault in faults[:fired] if fault.action.name == "kill"]
+    problems += _wrong_counts(world, config, starts, restarts, victims)
+    return Outcome(problems, fired, time.monotonic() - began, world.control.calls(), tree)
+
+
+def points_of(outcome: Outcome) -> list[Point]:
+    """Where the agents could have been killed in this run."""
+    return points(outcome.calls)
+
+
+class _Watch:
+    """Questions about the two apps."""
+
+    def __init__(self, world: World) -> None:
+        self.observer = world.observer
+        self.pid = 0  # of the domain before
+
+    def runs_anew(self) -> bool:
+        """The good app runs, as another process than before."""
+        app, domain = self.observer.apps.get(GOOD), self.observer.domains.get(GOOD)
+        return (
+            app is not None
+            and domain is not None
+            and (app.State, app.Activated, app.Error) == (SwState.RUNNING, True, "")
+            and (app.RestartInprogress, app.PurgeInprogress) == (Inprogress.NONE, Inprogress.NONE)
+            and domain.DomainId not in (0, self.pid)
+        )
+
+    def refused(self) -> bool:
+        """The bad app says what is wrong with it."""
+        app = self.observer.apps.get(BAD)
+        return app is not None and "signature" in app.Error and not app.Activated
+
+    def halted(self) -> bool:
+        """The good app is inactive."""
+        app, domain = self.observer.apps.get(GOOD), self.observer.domains.get(GOOD)
+        return app is not None and not app.Activated and domain is not None and not domain.DomainId
+
+    def remember(self) -> None:
+        """The domain that runs now is the one before."""
+        domain = self.observer.domains.get(GOOD)
+        self.pid = int(domain.DomainId) if domain is not None else 0
+
+
+def deploy_both(world: World) -> Config:
+    """A device where the good app runs and the bad one is refused. Raises Stuck."""
+    config, watch = world.new_story(), _Watch(world)
+    world.control.begin(world.plan(config))
+    _deploy_both(world, config, watch)
+    return config
+
+
+def _deploy_both(world: World, config: Config, watch: _Watch) -> None:
+    # One after another: who comes second is verified under another name, and names must be the same in each run.
+    world.deploy(config.config(bad=False))
+    world.wait(watch.runs_anew, "the good app to run")
+    world.deploy(config.config())
+    world.wait(watch.refused, "the bad app to be refused")
+
+
+def _flow(world: World, config: Config) -> None:
+    watch = _Watch(world)
+    _deploy_both(world, config, watch)
+    watch.remember()
+    world.deploy(config.config(restart=1))
+    world.wait(watch.runs_anew, "the app to be restarted")
+    watch.remember()
+    world.deploy(config.config(restart=1, purge=1))
+    world.wait(watch.runs_anew, "the app to be purged")
+    watch.remember()
+    world.deploy(config.config(restart=1, purge=1, active=False))
+    world.wait(watch.halted, "the app to be inactive")
+    world.deploy(config.config(restart=1, purge=1))
+    world.wait(watch.runs_anew, "the app to be active again")
+    world.deploy(config.config(apps=False))
+    world.wait(lambda: _gone(world), "the apps' records to go")
+
+
+def _gone(world: World) -> bool:
+    observer = world.observer
+    tables = (observer.apps, observer.domains, observer.networks, observer.certificates, observer.identities)
+    if any(table.items() for table in tables):
+        return False
+    if any(status.RefCount for status in observer.downloads.items().values()):
+        return False
+    return not any(status.RefCount for status in observer.verified.items().values())
+
+
+def rest(world: World, config: Config, expected: Tree | None = None, stays_s: float = 0.0) -> Tree:
+    """The tree once it is as expected, and stays so; as it is when the time for that is over; without expectation
+    when nothing has changed for a second.
+    """
+    deadline = time.monotonic() + SETTLE_S
+    last, since = world.snapshot(config), time.monotonic()
+    met = 0.0
+    while time.monotonic() < deadline:
+        world.observer.look(0.02)
+        ready = world.observer.all_run() and not world.space_problem()
+        now = world.snapshot(config)
+        if expected is not None:
+            met = (met or time.monotonic()) if ready and now == expected else 0.0
+            if met and time.monotonic() - met >= stays_s:
+                return now
+            if now != last:
+                since = time.monotonic()
+            elif not met and time.monotonic() - since > UNCHANGED_S:
+                return now
+        elif now != last or not ready:
+            since = time.monotonic()
+        elif time.monotonic() - since > 1.0:
+            return now
+        last = now
+    return last
+
+
+def _wrong_counts(world: World, config: Config, starts: int, restarts: dict[str, int], victims: list[str]) -> list[str]:
+    """What must happen once and did not, what has to add up and does not."""
+    problems = []
+    if not world.observer.all_run():
+        problems.append(f"not all agents run: {_where(world)}")
+    if (done := world.starts() - starts) != STARTS:
+        problems.append(f"the app was started {done} times, not {STARTS}")
+    for name, count in world.server.fetched.items():
+        # A transfer that dies with the downloader is taken up where it stood: one request more.
+        if count > 1 + victims.count("downloader"):
+            problems.append(f"{name} was fetched {count} times")
+    if set(world.server.fetched) != {config.image.name, config.signer.name}:
+        problems.append(f"fetched were {sorted(world.server.fetched)}")
+    if problem := world.space_problem():
+        problems.append(problem)
+    for agent, count in world.observer.restarts().items():
+        if (died := count - restarts.get(agent, 0)) != victims.count(agent):
+            problems.append(f"{agent} died {died} times, killed {victims.count(agent)} times")
+    if living := world.living_domains():
+        problems.append(f"domains live on: {living}")
+    problems += world.tracebacks()
+    return problems
+
+
+def _where(world: World) -> str:
+    """How far the apps and agents are."""
+    observer = world.observer
+    apps = [f"{key[-2:]} {app.State.name} {app.Error!r}" for key, app in observer.apps.items().items()]
+    agents = [f"{name} {s.State} {s.Reason}" for name, s in observer.supervised.items().items() if s.State != "running"]
+    return "; ".join([*apps, *agents]) or "no app, all agents run"

@@ -1,0 +1,211 @@
+"""A device to crash: a private root, all agents under a supervisor and under the shim, an image server, an observer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pillar.agents import AGENTS
+from pillar.controller.handed import JSON_NAME, hand_in
+from pillar.crashpoints import Control, Plan
+from pillar.crashtest.config import GOOD, Authority, Story
+from pillar.crashtest.observer import Observer, lives
+from pillar.crashtest.tree import Tree, snapshot
+from pillar.demo.images import ImageServer
+from pillar.locations import Locations
+
+T = TypeVar("T")
+
+PATIENCE_S = 30.0
+AGENT_NAMES = tuple(entry.name for entry in AGENTS)
+# Not counted as crash points: a kill there leaves what a kill at the next point leaves, and when they happen the clock
+# decides (log lines, the touch file).
+NOT_COUNTED = (
+    ("*", "/persist/log/*"),
+    ("*", "/persist/log"),
+    ("*", "/run/*.touch"),
+    ("*", "netlink"),  # nim looks at the machine's interfaces whenever they change
+)
+
+
+class Stuck(Exception):
+    """Something that had to come did not come."""
+
+
+class World:
+    """One device. With `with`: nothing of it is left afterwards."""
+
+    def __init__(self, directory: Path, authority: Authority) -> None:
+        self.directory = directory
+        self.root = directory / "device"
+        self.root.mkdir()
+        (directory / "control").mkdir()
+        self.where = Locations(self.root)
+        self.control = Control(directory / "control", {name: f"pillar.cmd.{name}" for name in AGENT_NAMES})
+        self.server = ImageServer()
+        self.observer = Observer(self.root)
+        self.stories = 0
+        self._authority = authority
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._log_ends: dict[Path, int] = {}
+        authority.trust(self.where.config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- the device
+
+    def up(self) -> None:
+        """All agents under a supervisor; returns when all are ready. Raises Stuck."""
+        command = [sys.executable, "-m", "pillar.crashtest.supervise", "--root", str(self.root)]
+        self._supervisor = subprocess.Popen(
+            command,
+            env=os.environ | self.control.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.wait(self.observer.all_run, "all agents to be ready")
+
+    def pid(self, agent: str) -> int:
+        """The agent's process, 0 when there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(self.where.pid(agent).read_text())
+        return 0
+
+    def kill(self, *agents: str) -> None:
+        """kill -9 from outside; returns when they are gone."""
+        _kill([pid for agent in agents if (pid := self.pid(agent))])
+
+    def close(self) -> None:
+        """End whatever still runs on this root."""
+        self.observer.close()
+        self.server.close()
+        if self._supervisor is not None:
+            self._supervisor.kill()
+            self._supervisor.wait()
+        while pids := list(_processes_of(self.root)):
+            _kill(pids)
+        self.control.close()
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Hand in a device config, as `pillar deploy` does."""
+        hand_in(self.where.config, JSON_NAME, json.dumps(config).encode())
+
+    def new_story(self) -> Story:
+        """Images and certificates that this device has not seen, on the server."""
+        self.stories += 1
+        self.server.fetched.clear()
+        return Story(self.stories, self._authority, self.server, self.root)
+
+    def plan(self, story: Story, *faults: Any) -> Plan:
+        return Plan(self.root, story.labels, NOT_COUNTED, tuple(faults))
+
+    # ---- looking at it
+
+    def wait(self, condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
+        """The first true value of `condition`, asked again whenever tables changed. Raises Stuck."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.observer.look(0.02)
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise Stuck(f"waited {seconds:g} s for {what}")
+
+    def snapshot(self, story: Story) -> Tree:
+        return snapshot(self.root, story.labels)
+
+    def starts(self) -> int:
+        """How often the good app was started in all its lives, as its own log tells."""
+        log = self.where.log(GOOD)
+        return log.read_text().count("started ") if log.exists() else 0
+
+    def space_problem(self) -> str:
+        """What is wrong with the downloader's count of its space; "" when it is right."""
+        told = self.observer.space.get("global")
+        files = [path.stat().st_size for path in _files(self.where.persist / "downloads")]
+        used = sum((size + 1023) // 1024 for size in files)
+        if told is None:
+            return "there is no GlobalDownloadStatus"
+        if told.UsedSpace != used or told.ReservedSpace:
+            return f"{told.UsedSpace} KiB are told to be used and {told.ReservedSpace} reserved; there are {used} used"
+        return ""
+
+    def note_log_ends(self) -> None:
+        """`tracebacks` looks at what is logged from now on."""
+        self._log_ends = {path: path.stat().st_size for path in _files(self.where.persist / "log")}
+
+    def tracebacks(self) -> list[str]:
+        """The last line of each exception that an agent logged or died of."""
+        found = []
+        for path in _files(self.where.persist / "log"):
+            start = self._log_ends.get(path, 0)
+            data = path.read_bytes()
+            new = data[start if start <= len(data) else 0 :].decode(errors="replace")
+            found += [f"{path.name}: {line.strip()[-300:]}" for line in new.splitlines() if "Traceback" in line]
+        return found
+
+    def living_domains(self) -> list[int]:
+        """Processes of domains seen in this story that still live."""
+        return [pid for pid in self.observer.pids if lives(pid)]
+
+
+def short_directory() -> tempfile.TemporaryDirectory[str]:
+    """For a world: on tmpfs where there is one, with a short path (UNIX socket paths are bounded)."""
+    where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.TemporaryDirectory(prefix="pillar-crash-", dir=where, ignore_cleanup_errors=True)
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                yield path
+
+
+def _kill(pids: list[int]) -> None:
+    held = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            held.append(os.pidfd_open(pid))
+    try:
+        for process in held:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        for process in held:
+            select.select([process], [], [], 10)
+    finally:
+        for process in held:
+            os.close(process)
+
+
+def _processes_of(root: Path) -> Iterator[int]:
+    """Every process that was started on this root: agents by argument, ECOs by environment."""
+    name = os.fsencode(root)
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit() or int(directory.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+            environment = (directory / "environ").read_bytes()
+            if name in words or b"PILLAR_ECO_LOCK=" + name + b"/" in environment:
+                yield int(directory.name)

@@ -1,0 +1,114 @@
+"""`pillar crashtest`: a sample of its kills, that it finds an agent which loses something, and what it compares."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pillar.crashpoints import Call, Fault, Point
+from pillar.crashtest.cases import Case, sample, steady
+from pillar.crashtest.journal import Journal
+from pillar.crashtest.observer import legal
+from pillar.crashtest.runner import Result
+from pillar.crashtest.tree import differences, snapshot
+from pillar.types.enums import SwState
+
+POINT = Point("zedmanager", "rename", "/run/x.json", 2)
+
+
+def crashtest(*words: str) -> subprocess.CompletedProcess[str]:
+    if not (shutil.which("cc") or shutil.which("gcc")):
+        if os.environ.get("CI"):
+            pytest.fail("crash points need a C compiler")
+        pytest.skip("crash points need a C compiler")
+    command = [sys.executable, "-m", "pillar", "crashtest", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.mark.timeout(520)
+def test_a_sample_of_kills_of_every_agent_ends_as_if_nothing_had_happened(request: pytest.FixtureRequest) -> None:
+    done = crashtest("--json", *([] if request.config.getoption("--full") else ["--quick", "--jobs", "2"]))
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, said["failures"] or done.stderr
+    assert said["ok"] + said["not reached"] == said["cases"] >= 24
+    assert said["ok"] >= said["cases"] * 0.9, said
+    assert (said["lost"], said["duplicated"], said["stuck"], said["left over"]) == (0, 0, 0, 0)
+
+
+def test_cases_can_be_named_and_read_back() -> None:
+    case = Case("flow", (Fault(POINT), Fault(POINT._replace(occurrence=3))))
+    assert Case.parse(str(case)) == case
+    assert [len(smaller.faults) for smaller in case.without_one()] == [1, 1]
+    for wrong in ("zedmanager rename /x 1", "nowhere: zedmanager rename /x 1", "flow: zedmanager rename"):
+        with pytest.raises(ValueError, match="is no"):
+            Case.parse(wrong)
+
+
+def test_only_points_that_each_run_came_to_are_kept_and_a_sample_has_each_kind_of_call() -> None:
+    points = [Point(agent, call, "/x", n) for agent in "ab" for call in ("write", "rename") for n in (1, 2, 3)]
+    kept, some = steady([points, points[:-1]])
+    assert (kept, some) == (points[:-1], 1)
+    assert {(point.agent, point.call) for point in sample(points, 4, seed=7)} == {
+        (agent, call) for agent in "ab" for call in ("write", "rename")
+    }
+    assert sample(points, 5, seed=7) == sample(points, 5, seed=7)
+
+
+def test_statuses_only_move_along_legal_steps() -> None:
+    app = "AppInstanceStatus"
+    assert legal(app, SwState.DOWNLOADED, SwState.RUNNING)  # who looks may miss some
+    assert legal(app, SwState.RUNNING, SwState.HALTED)
+    assert legal(app, SwState.HALTED, SwState.BOOTING)
+    assert legal(app, SwState.RUNNING, SwState.PURGING)
+    assert not legal(app, SwState.RUNNING, SwState.DOWNLOADED)
+    assert not legal("DomainStatus", SwState.RUNNING, SwState.BOOTING)
+    assert not legal("VerifyImageStatus", SwState.DELIVERED, SwState.DOWNLOADED)
+    assert not legal("DownloaderStatus", SwState.DOWNLOADED, SwState.INITIAL)
+
+
+def test_a_tree_is_compared_without_times_pids_and_what_other_runs_left(root: Path) -> None:
+    table = root / "run" / "domainmgr" / "DomainStatus"
+    table.mkdir(parents=True)
+    (root / "persist" / "log").mkdir(parents=True)
+
+    def write(pid: int, state: int, time: str) -> None:
+        (table / "x.json").write_text(
+            json.dumps({"DomainId": pid, "State": state, "BootTime": time, "Path": f"{root}/a"})
+        )
+        (root / "persist" / "log" / "domainmgr.log").write_text(time)
+
+    labels = {str(root): "<root>"}
+    write(1, 7, "now")
+    before = snapshot(root, labels)
+    assert before["/run/domainmgr/DomainStatus/x.json"] == {"DomainId": True, "State": 7, "Path": "<root>/a"}
+    write(2, 7, "later")
+    (table / f"{'0' * 64}.json").write_text("{}")
+    assert differences(before, snapshot(root, labels)) == []
+    write(0, 8, "later")
+    (table / ".staging").mkdir()
+    (table / ".staging" / "record").write_text("half")
+    told = differences(before, snapshot(root, labels))
+    assert len(told) == 3 and "left over" in "".join(told) and "State 8, not 7" in "".join(told), told
+
+
+def test_a_journal_goes_on_where_it_ends_and_forgets_what_other_code_did(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    results = [Result(Case("flow", (Fault(POINT._replace(occurrence=n)),)), ["lost"][: n - 1], 1, 2.5) for n in (1, 2)]
+    for result in results:
+        Journal(path).add(result)
+    with path.open("a") as file:
+        file.write('{"version": "another", "case": "flow: a b c 1", "problems": [], "fired": 1, "seconds": 1}\n{"cut')
+    assert list(Journal(path).read().values()) == results
+
+
+def test_a_call_that_failed_is_no_point() -> None:
+    from pillar.crashpoints import points
+
+    calls = [Call(1, n, 7, "a", "mkdir", "/x", "", result, b"") for n, result in enumerate("-+K?")]
+    assert [point.occurrence for point in points(calls)] == [2, 3, 4]
