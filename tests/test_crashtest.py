@@ -36,7 +36,7 @@ def test_a_sample_of_kills_of_every_agent_ends_as_if_nothing_had_happened(reques
     done = crashtest("--json", *([] if request.config.getoption("--full") else ["--quick", "--jobs", "2"]))
     said = json.loads(done.stdout)
     assert done.returncode == 0, said["failures"] or done.stderr
-    assert said["ok"] + said["not reached"] == said["cases"] >= 24
+    assert said["ok"] + said["not reached"] == said["cases"] >= 18
     assert said["ok"] >= said["cases"] * 0.9, said
     assert (said["lost"], said["duplicated"], said["stuck"], said["left over"]) == (0, 0, 0, 0)
 

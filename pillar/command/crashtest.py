@@ -34,8 +34,8 @@ from pillar.crashtest.report import figures, replay, write_report
 from pillar.crashtest.runner import Device, Failed, Record, Result, record, run_all, shrink
 from pillar.crashtest.world import AGENT_NAMES
 
-QUICK_POINTS = {"flow": 12, "restart": 6, "boot": 6}
-QUICK_AGENTS = 3  # whose starts are looked at; the flow has all
+QUICK_POINTS = {"flow": 10, "restart": 4, "boot": 4}
+QUICK_AGENTS = 2  # whose starts are looked at; the flow has all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

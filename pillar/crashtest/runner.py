@@ -139,7 +139,7 @@ def record(
             found[suite], unsteady[suite] = [], 0
             for agent in agents:
                 say(f"{suite}: undisturbed runs of {agent}")
-                points, some = steady([source().record(agent) for _ in range(2)])
+                points, some = steady([source().record(agent) for _ in range(recordings - 1)])
                 found[suite] += points
                 unsteady[suite] += some
     return Record(found, unsteady, outcomes[0].tree, min(outcome.seconds for outcome in outcomes))

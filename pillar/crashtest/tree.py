@@ -25,11 +25,13 @@ NOT_COMPARED: Final = (
     "/run/nim/*/global.json",  # the machine's own interfaces, whose addresses and errors have their own life
     "/config/*",
 )
-# Only that it is there: a pid, a restart counter (each start adds one), the inode and times of a verified image.
+# Only that it is there: a pid, a restart counter (each start adds one), the inode and times of a verified image, what
+# the last process that fetched it tells of its attempts.
 CONTENT_NOT_COMPARED: Final = (
     "*/.lock",
     "*/restarted",
     "*/restarted.bak",
+    "*/DownloadProgress/*",
     "/persist/verifier/*",
     "/persist/checkpoint/lastconfig",
 )
