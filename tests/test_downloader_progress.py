@@ -64,6 +64,7 @@ def test_the_status_lists_port_address_proxy_and_error_of_every_way(
         {"IfName": "wwan0", "AddrInfoList": [{"Addr": "127.0.0.10"}], "Free": False},
     )
     device.stores.write(STORE, UUID=STORE, DsType="DsHttp", Fqdn="http://far.example", Dpath="d")
+    device.agent.command = (*device.agent.command, "--limit-rate", "500000")
     device.want()
     device.agent.start()
     status = device.statuses.wait(NAME, LastErr=lambda text: text != "", deadline_s=60)
@@ -80,9 +81,10 @@ def test_the_status_lists_port_address_proxy_and_error_of_every_way(
     assert said["Attempts"][2]["Error"] == f"{FAR}: 404 Not Found"
     assert (said["Source"], said["Rate"]) == (FAR, 0) and said["Attempt"] >= 1
     fault_server.put(FAR, CONTENT)  # what a proxy is asked for is the whole URL
-    device.statuses.wait(NAME, State=3, LastErr="", deadline_s=60)
-    said = progress(device).wait(NAME, Attempt=0, NextRetry=NEVER, Done=len(CONTENT), Total=len(CONTENT))
+    said = progress(device).wait(NAME, Rate=lambda rate: rate > 0, NextRetry=NEVER, deadline_s=60)
     assert [way["Error"] != "" for way in said["Attempts"]] == [True, True, False]
+    device.statuses.wait(NAME, State=3, LastErr="", deadline_s=60)
+    progress(device).wait(NAME, Attempt=0, Attempts=None, Rate=0, Done=len(CONTENT), Total=len(CONTENT))
     assert {seen.peer for seen in fault_server.seen} == {"127.0.0.9"}
     device.configs.remove(NAME)
     progress(device).wait_gone(NAME)
@@ -201,10 +203,11 @@ def test_a_broken_pac_file_is_an_error_of_its_port_and_the_next_one_is_tried(dev
     )
     fault_server.put(FAR, CONTENT)
     device.stores.write(STORE, UUID=STORE, DsType="DsHttp", Fqdn="http://far.example", Dpath="d")
+    device.agent.command = (*device.agent.command, "--limit-rate", "500000")
     device.want()
     device.agent.start()
+    said = progress(device).wait(NAME, Rate=lambda rate: rate > 0, deadline_s=60)
     device.statuses.wait(NAME, State=3, deadline_s=60)
-    said = progress(device).wait(NAME, Done=len(CONTENT))
     assert [(way["Port"], way["Proxy"]) for way in said["Attempts"]] == [("eth0", ""), ("eth1", f"http://{live}")]
     assert "PAC file is not base64" in said["Attempts"][0]["Error"]
     assert Path(device.image).read_bytes() == CONTENT

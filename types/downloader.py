@@ -93,7 +93,7 @@ class DownloadProgress(Record):
 
     Safename: str = ""
     Source: str = ""  # from where, without login and query
-    Attempt: Uint64 = 0  # number of this attempt, or of the last one, since the object was last complete or wanted
+    Attempt: Uint64 = 0  # number of this attempt, or of the last one; 0 once the object is here
     Attempts: tuple[DownloadAttempt, ...] | None = None  # the ways of this attempt, in order; the last one is in use
     Done: Uint64 = 0  # bytes that are here
     Total: Uint64 = 0  # bytes of the object; 0: not known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from pillar.cmd.downloader.decide import Done, Facts, Failed, Fetch, Progress, Step
+from pillar.cmd.downloader.decide import Facts, Failed, Fetch, Progress, Step
 from pillar.transports.base import shown
 from pillar.types.downloader import DownloadAttempt, DownloadProgress
 from pillar.types.enums import SwState
@@ -32,8 +32,6 @@ def report(
     match facts.event:
         case Progress(done, size, rate, on_the_way):
             said = replace(said, Done=done, Total=size or 0, Rate=rate, Attempts=on_the_way or None)
-        case Done(size):
-            said = replace(said, Attempt=0, Done=size, Total=size, Attempts=ways or None)
         case Failed():
             said = replace(said, Attempts=ways or None, NextRetry=next_retry)
     if isinstance(decision.work, Fetch):
@@ -41,7 +39,7 @@ def report(
         said = replace(said, Source=source, Attempt=said.Attempt + 1, Attempts=None, NextRetry=ZERO_TIME)
     if status.State != SwState.DOWNLOAD_STARTED:
         said = replace(said, Rate=0)
-    if status.State == SwState.DOWNLOADED:
-        said = replace(said, NextRetry=ZERO_TIME)
+    if status.State == SwState.DOWNLOADED:  # however it came, and however often a kill fell in between, it ends alike
+        said = replace(said, Attempt=0, Attempts=None, Done=status.Size, Total=status.Size, NextRetry=ZERO_TIME)
     waiting = decision.note if status.State != SwState.DOWNLOAD_STARTED else QUEUED if queued else ""
     return replace(said, Waiting=waiting)
