@@ -74,6 +74,7 @@ class Fault:
     chunked: bool = False  # no length, chunked encoding
     no_length: bool = False  # no length, ended by closing
     endless: bool = False  # the body never ends
+    drip_s: float = 0.0  # one byte, then so many seconds nothing, and so on
     times: int = 1  # for how many requests
 
 
@@ -268,7 +269,9 @@ class _FaultHandler(BaseHTTPRequestHandler):
                     self.connection.shutdown(socket.SHUT_RDWR)
                 self.close_connection = True
                 return
-            end = min([at + self.PIECE, *(stop for stop in stops if stop > at)])
+            if fault.drip_s and self.server_of_tests._release.wait(fault.drip_s):
+                return  # the test is over
+            end = min([at + (1 if fault.drip_s else self.PIECE), *(stop for stop in stops if stop > at)])
             piece = body[at:end] if not fault.endless else b"x" * self.PIECE
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
             at += len(piece)

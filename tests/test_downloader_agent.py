@@ -364,6 +364,30 @@ def test_wrong_content_in_quarantine_is_counted_and_never_keeps_the_right_one_ou
     assert not kept.exists()
 
 
+def test_each_object_type_has_its_owner_its_scope_and_its_directory(device: Device, fault_server: FaultServer):
+    for path in ("/store-images/os", "/store-certs/signer.pem"):
+        fault_server.put(path, CONTENT)
+    url = f"http://127.0.0.1:{fault_server.port}"
+    device.stores.write(STORE, UUID=STORE, DsType="DsHttp", Fqdn=url, Dpath="store-images")
+    wanted = {"DatastoreID": STORE, "Size": len(CONTENT), "RefCount": 1}
+    system = {**wanted, "Safename": NAME, "Name": "os", "ImageSha256": SHA}
+    Table(device.root, "baseosmgr", "DownloaderConfig", "baseOs.obj").write(NAME, **system)
+    Table(device.root, "zedmanager", "DownloaderConfig", "baseOs.obj").write("not mine", **system)
+    certificate = {**wanted, "Safename": "signer", "Name": "signer.pem"}
+    Table(device.root, "baseosmgr", "DownloaderConfig", "cert.obj").write("signer", **certificate)
+    device.agent.start()
+    downloads = device.root / "persist" / "downloads"
+    for objtype, key, path in (
+        ("baseOs.obj", NAME, downloads / "baseOs.obj" / "pending" / SHA / NAME),
+        ("cert.obj", "signer", downloads / "cert.obj" / "pending" / "signer"),
+    ):
+        statuses = Table(device.root, "downloader", "DownloaderStatus", objtype)
+        assert statuses.wait(key, State=3, LastErr="", deadline_s=60)["ObjType"] == objtype
+        assert statuses.keys() == [key]
+        assert path.read_bytes() == CONTENT
+    assert device.statuses.keys() == []
+
+
 def test_one_image_under_two_names_is_fetched_once(device: Device, fault_server: FaultServer):
     fault_server.put("/d/image", CONTENT)
     device.datastore(fault_server)

@@ -78,7 +78,10 @@ class HttpTransport(Transport):
             _refuse_encoding(response)
             identity = _identity(response.headers)
             return Stream(identity, 0, self._chunks(response, identity.size))
-        if status == 206 and headers:
+        if status == 206 and not headers:
+            part = response.headers.get("Content-Range", "")
+            raise TransportFailed(f"{shown(response.url)}: sends a part ({part!r}) although all of it was asked for")
+        if status == 206:
             _refuse_encoding(response)
             first, last, total = _content_range(response)
             if first != start:
