@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import library, processes, scale, transports
+from pillar.bench import library, network, processes, scale, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -36,6 +36,7 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "s3_vs_boto3": transports.s3_vs_boto3,
     "downloader_rss": transports.downloader_rss,
     "many_vs_serial": transports.many_vs_serial,
+    "network": network.network,
 }
 
 
@@ -72,6 +73,9 @@ TARGETS = {
     "s3_vs_boto3": Target(0.8, at_least=True),
     "downloader_rss_mib": Target(80),
     "many_vs_serial": Target(5, at_least=True),
+    "net_apply_ms": Target(150),
+    "net_100_s": Target(15),
+    "net_noop_ms": Target(100),
 }
 
 

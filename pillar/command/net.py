@@ -15,6 +15,7 @@ import argparse
 import os
 import socket
 import sys
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pillar.command.render import compact
@@ -74,23 +75,22 @@ def _look(
     from pillar.netplan.desired import desired
     from pillar.netplan.difference import difference
     from pillar.netplan.dnsmasq import Dnsmasqs, find
-    from pillar.netplan.kernel import Kernel
+    from pillar.netplan.kernel import Kernel, read_sysctls
     from pillar.netplan.state import mark_of
 
     mark = mark_of(where.root)
     kernel = Kernel(watch=False)
     try:
-        actual = kernel.read(desired(mark, instances, apps, network).sysctls)
+        actual = kernel.read()
         state = desired(mark, instances, apps, network, actual.dead())
-        actual = kernel.read(state.sysctls)
+        actual = replace(actual, sysctls=read_sysctls(state.sysctls))
     finally:
         kernel.close()
     steps, blocked = difference(state, actual)
     differences = [f"# {text}" for text in blocked.values()]
     counters: dict[str, tuple[int, int]] = {}
     wanted, errors = firewall.tables(state)
-    for (app, vif), texts in errors.items():
-        differences += [f"# {vif} of {app}: {text}" for text in texts]
+    differences += [f"# {vif} of {app}: {text}" for (app, vif), text in errors.items()]
     for table in wanted:
         try:
             found = nft.read(table.family, table.name)

@@ -13,8 +13,10 @@ only. Between two instances nothing passes. Traffic that has no bridge of ours a
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from pillar.netplan.acl import WAYS, AclError, Way, host_names, host_set, nft_rules, port_maps
 from pillar.netplan.nft import Chain, Elements, Hook, Rule, Table
@@ -24,51 +26,83 @@ _NAT_IN, _NAT_OUT, _FILTER = -100, 100, 0
 _BEFORE_BRIDGE_NETFILTER = -200  # br_netfilter hands bridged frames to the inet hooks at priority 0
 
 
-def tables(state: NetState, still_there: tuple[str, ...] = ()) -> tuple[list[Table], dict[tuple[str, str], list[str]]]:
+class VifChains(NamedTuple):
+    """What the rules of one vif become."""
+
+    vif: Vif
+    out: Chain
+    into: Chain
+    sender: Chain  # of the bridge table: what it may send at all
+    port_maps: tuple[Rule, ...]
+    hosts: dict[str, Elements]  # sets that dnsmasq fills
+    errors: tuple[str, ...]
+
+    def way(self, way: Way) -> Chain:
+        return self.out if way == "out" else self.into
+
+
+Made = dict[str, VifChains]  # by vif; handed in again, what has not changed is not made anew
+
+
+def tables(
+    state: NetState, still_there: tuple[str, ...] = (), made: Made | None = None
+) -> tuple[list[Table], dict[tuple[str, str], str]]:
     """(tables, errors by (app, vif)). `still_there` are bridges of ours on their way out: nothing passes them."""
-    errors: dict[tuple[str, str], list[str]] = {}
     if not state.bridges and not still_there:
-        return [Table(family, state.mark, wanted=False) for family in ("bridge", "inet")], errors
-    chains: dict[tuple[str, Way], tuple[Rule, ...]] = {}
+        return [Table(family, state.mark, wanted=False) for family in ("bridge", "inet")], {}
+    known = made if made is not None else {}
+    chains = []
     for vif in state.vifs:
-        for way in WAYS:
-            rules, found = _chain(vif, way)
-            chains[vif.name, way] = rules
-            for text in found:
-                known = errors.setdefault((vif.owner, vif.name), [])
-                if text not in known:
-                    known.append(text)
+        before = known.get(vif.name)
+        if before is None or before.vif != vif:
+            known[vif.name] = before = _vif_chains(vif)
+        chains.append(before)
+    for name in set(known) - {vif.name for vif in state.vifs}:
+        del known[name]
+    errors = {(one.vif.owner, one.vif.name): "; ".join(one.errors) for one in chains if one.errors}
     return [_bridge_table(state, chains), _inet_table(state, chains, still_there)], errors
 
 
-def _chain(vif: Vif, way: Way) -> tuple[tuple[Rule, ...], list[str]]:
-    """A vif's rules in one direction, and what is wrong with those that are left out: they allow nothing."""
-    rules: list[Rule] = []
+def _vif_chains(vif: Vif) -> VifChains:
+    """A rule that is wrong is told, and allows nothing."""
     errors: list[str] = []
-    for rule in vif.rules:
-        try:
-            rules += [Rule(text, vif.name) for text in nft_rules(rule, way, vif)]
-        except AclError as err:
-            errors.append(str(err))
-    rules.append(Rule(f'counter name "{vif.name}_{way}_drop" drop', vif.name))
-    return tuple(rules), errors
+    ways: dict[Way, Chain] = {}
+    for way in WAYS:
+        rules: list[Rule] = list(_not_ip()) if vif.switch else []
+        for rule in vif.rules:
+            try:
+                rules += [Rule(text, vif.name) for text in nft_rules(rule, way, vif)]
+            except AclError as err:
+                errors.append(str(err))
+        rules.append(Rule(f'counter name "{vif.name}_{way}_drop" drop', vif.name))
+        ways[way] = Chain(tuple(rules))
+    sender = ways["out"] if vif.switch else Chain(tuple(Rule(text, vif.name) for text in _own_address_only(vif)))
+    addressed = bool(vif.address) and not vif.switch
+    return VifChains(
+        vif,
+        ways["out"],
+        ways["in"],
+        sender,
+        tuple(_port_map_rules(vif)) if addressed else (),
+        _host_sets(vif) if addressed else {},
+        tuple(dict.fromkeys(errors)),
+    )
 
 
-def _bridge_table(state: NetState, chains: Mapping[tuple[str, Way], tuple[Rule, ...]]) -> Table:
+def _bridge_table(state: NetState, chains: list[VifChains]) -> Table:
     made: dict[str, Chain] = {}
     counters: set[str] = set()
     senders: set[str] = set()
     receivers: set[str] = set()
-    for vif in state.vifs:
-        senders.add(f'"{vif.name}" : jump from_{vif.name}')
-        if vif.switch:
-            made[f"from_{vif.name}"] = Chain((*_not_ip(), *chains[vif.name, "out"]))
-            made[f"to_{vif.name}"] = Chain((*_not_ip(), *chains[vif.name, "in"]))
-            receivers.add(f'"{vif.name}" : jump to_{vif.name}')
-            counters |= _counters(vif, chains)
-        else:
-            made[f"from_{vif.name}"] = Chain(tuple(Rule(text, vif.name) for text in _own_address_only(vif)))
-            counters.add(f"{vif.name}_spoofed")
+    for one in chains:
+        name = one.vif.name
+        made[f"from_{name}"] = one.sender
+        senders.add(f'"{name}" : jump from_{name}')
+        counters |= one.sender.counters
+        if one.vif.switch:
+            made[f"to_{name}"] = one.into
+            receivers.add(f'"{name}" : jump to_{name}')
+            counters |= one.into.counters
     by_sender, by_receiver = Rule("iifname vmap @senders"), Rule("oifname vmap @receivers")
     hooked = {
         "prerouting": Chain((by_sender,), Hook("filter", "prerouting", _BEFORE_BRIDGE_NETFILTER)),
@@ -103,24 +137,23 @@ def _not_ip() -> tuple[Rule, ...]:
     return (Rule("ether type != { ip, ip6 } return"),)
 
 
-def _inet_table(
-    state: NetState, chains: Mapping[tuple[str, Way], tuple[Rule, ...]], still_there: tuple[str, ...]
-) -> Table:
+def _inet_table(state: NetState, chains: list[VifChains], still_there: tuple[str, ...]) -> Table:
     routed = [bridge for bridge in state.bridges.values() if not bridge.switch]
-    vifs = [vif for vif in state.vifs if not vif.switch and vif.address]
+    addressed = [one for one in chains if not one.vif.switch and one.vif.address]
     made: dict[str, Chain] = {}
     counters: set[str] = {"spoofed"}
     sets: dict[str, Elements] = {}
     opened: dict[tuple[int, Way], set[str]] = {(v, way): set() for v in (4, 6) for way in WAYS}
     guests: dict[int, set[str]] = {4: set(), 6: set()}
-    for vif in vifs:
-        version = ipaddress.ip_address(vif.address).version
+    for one in addressed:
+        vif = one.vif
+        version: int = ipaddress.ip_address(vif.address).version
         guests[version].add(vif.address)
-        counters |= _counters(vif, chains)
         for way in WAYS:
-            made[f"{way}_{vif.name}"] = Chain(chains[vif.name, way])
+            made[f"{way}_{vif.name}"] = one.way(way)
+            counters |= one.way(way).counters
             opened[version, way].add(f"{vif.address} : jump {way}_{vif.name}")
-        sets |= _host_sets(vif)
+        sets |= one.hosts
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         for way in WAYS:
             sets[f"{way}{version}"] = Elements("map", f"{kind} : verdict", frozenset(opened[version, way]))
@@ -133,7 +166,7 @@ def _inet_table(
         "own4": Elements("set", "ifname . ipv4_addr", frozenset(text for text in own if ":" not in text)),
         "own6": Elements("set", "ifname . ipv6_addr", frozenset(text for text in own if ":" in text)),
     }
-    made |= _hooked(list(_port_map_rules(vifs)), list(_masquerades(routed)))
+    made |= _hooked([rule for one in addressed for rule in one.port_maps], list(_masquerades(routed)))
     return Table("inet", state.mark, made, sets, frozenset(counters))
 
 
@@ -177,16 +210,12 @@ def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
     }
 
 
-def _port_map_rules(vifs: list[Vif]) -> Iterator[Rule]:
-    for vif in vifs:
-        for rule in vif.rules if vif.uplink else ():
-            try:
-                mapped = list(port_maps(rule))
-            except AclError:
-                continue  # said by its chain
-            family = "ip6" if ":" in vif.address else "ip"
-            target = f"[{vif.address}]" if family == "ip6" else vif.address
-            for protocol, port, guest_port in mapped:
+def _port_map_rules(vif: Vif) -> Iterator[Rule]:
+    family = "ip6" if ":" in vif.address else "ip"
+    target = f"[{vif.address}]" if family == "ip6" else vif.address
+    for rule in vif.rules if vif.uplink else ():
+        with contextlib.suppress(AclError):  # said by its chain
+            for protocol, port, guest_port in port_maps(rule):
                 yield Rule(
                     f'iifname "{vif.uplink}" meta nfproto {"ipv6" if family == "ip6" else "ipv4"} '
                     f"fib daddr type local meta l4proto {protocol} th dport {port} "
@@ -209,12 +238,3 @@ def _host_sets(vif: Vif) -> dict[str, Elements]:
     return {
         host_set(vif.bridge, name, version): Elements("set", kind) for rule in vif.rules for name in host_names(rule)
     }
-
-
-def _counters(vif: Vif, chains: Mapping[tuple[str, Way], tuple[Rule, ...]]) -> set[str]:
-    """Every counter that the chains of this vif name."""
-    found: set[str] = set()
-    for way in WAYS:
-        for rule in chains[vif.name, way]:
-            found.add(rule.text.split('counter name "')[1].split('"')[0])
-    return found

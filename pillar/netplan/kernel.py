@@ -5,6 +5,7 @@ An event says only "look again". pyroute2 speaks to the kernel; importing it cos
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -16,7 +17,6 @@ from typing import Any, Final
 from pyroute2.iproute import IPRoute
 from pyroute2.netlink import rtnl
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from pillar.netplan import PROTOCOL, RULE_PRIORITY, TABLE_BASE
 from pillar.netplan.difference import (
@@ -36,7 +36,8 @@ from pillar.netplan.difference import (
     SetUp,
     Step,
 )
-from pillar.netplan.state import Actual, Link, Route
+from pillar.netplan.links import read_links
+from pillar.netplan.state import Actual, Route
 
 _SYSCTLS: Final = Path("/proc/sys/net")
 _UNREACHABLE: Final = 7
@@ -115,11 +116,14 @@ class Kernel:
             place += (length + 3) & ~3 or 4
         raise OSError(errno.EOPNOTSUPP, "the kernel has no nftables")
 
-    def read(self, sysctls: Iterable[str] = ()) -> Actual:
-        """What there is now. Raises NetlinkDumpInterrupted when it changed during every one of a few tries."""
+    def read(self, *, stats: bool = False) -> Actual:
+        """What there is now, sysctls excepted; with `stats` also the counters of interfaces.
+
+        Raises NetlinkDumpInterrupted or LinksChanged when it changed during every one of a few tries.
+        """
         for tries_left in reversed(range(_DUMP_TRIES)):
             try:
-                links = {link.name: link for link in map(_link, self._route.get_links())}
+                links = read_links(stats=stats)
                 addresses: dict[int, set[str]] = {}
                 for message in self._route.get_addr():
                     index, address = _address(message)
@@ -141,7 +145,6 @@ class Kernel:
                 {index: frozenset(found) for index, found in addresses.items()},
                 {table: frozenset(found) for table, found in routes.items()},
                 rules,
-                {path: value for path in sysctls if (value := _sysctl(path)) is not None},
             )
         raise AssertionError("unreachable: the last try returns or raises")
 
@@ -273,22 +276,6 @@ def _tells_of_rules(message: bytes) -> bool:
     return False
 
 
-def _link(message: Any) -> Link:
-    info = message.get("linkinfo")
-    flags = message["flags"]
-    return Link(
-        index=message["index"],
-        name=message.get("ifname"),
-        kind=(info.get("kind") or "") if info is not None else "",
-        mac=message.get("address") or "",
-        master=message.get("master") or 0,
-        up=bool(flags & IFF_UP),
-        carrier=message.get("carrier") != 0,
-        alias=message.get("ifalias") or "",
-        stats=message.get("stats64") or {},
-    )
-
-
 def _address(message: Any) -> tuple[int, str]:
     address = message.get("local") or message.get("address")
     if not address or address.startswith("fe80:"):
@@ -304,8 +291,10 @@ def _route(message: Any, names: dict[int, str]) -> Route:
     return Route(to, message.get("gateway") or "", names.get(message.get("oif") or 0, "?"))
 
 
-def _sysctl(path: str) -> str | None:
-    try:
-        return (_SYSCTLS / path).read_text().strip()
-    except OSError:
-        return None
+def read_sysctls(paths: Iterable[str]) -> dict[str, str]:
+    """Those below /proc/sys/net that exist, as they are in this namespace."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found[path] = (_SYSCTLS / path).read_text().strip()
+    return found

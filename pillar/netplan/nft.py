@@ -15,9 +15,11 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 _TIMEOUT_S: Final = 60
+_COUNTER: Final = re.compile(r'counter name "([^"]*)"')
 _LINE: Final = re.compile(r":(\d+):\d+")
 
 
@@ -34,10 +36,6 @@ class Rule(NamedTuple):
 
     text: str
     owner: str = ""
-
-    @property
-    def mark(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 class Hook(NamedTuple):
@@ -57,6 +55,16 @@ class Chain:
 
     rules: tuple[Rule, ...] = ()
     hook: Hook | None = None
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """What the comments of its rules say; the same object each time, so that comparing is cheap."""
+        return tuple(hashlib.sha256(rule.text.encode()).hexdigest()[:16] for rule in self.rules)
+
+    @cached_property
+    def counters(self) -> frozenset[str]:
+        """The counters that its rules name."""
+        return frozenset(name for rule in self.rules for name in _COUNTER.findall(rule.text))
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ def as_found(table: Table, before: Found) -> Found:
         return Found()
     return Found(
         True,
-        {name: (chain.hook, tuple(rule.mark for rule in chain.rules)) for name, chain in table.chains.items()},
+        {name: (chain.hook, chain.marks) for name, chain in table.chains.items()},
         {
             name: one.elements if one.elements is not None else before.sets.get(name, frozenset())
             for name, one in table.sets.items()
@@ -117,11 +125,7 @@ def changes(table: Table, found: Found) -> list[Line]:
     if not table.wanted:
         return [Line(f"delete table {table.family} {table.name}")] if found.exists else []
     lines: list[Line] = []
-    changed = {
-        name
-        for name, chain in table.chains.items()
-        if found.chains.get(name) != (chain.hook, tuple(rule.mark for rule in chain.rules))
-    }
+    changed = {name for name, chain in table.chains.items() if found.chains.get(name) != (chain.hook, chain.marks)}
     gone = set(found.chains) - set(table.chains)
     rehooked = {name for name in changed & set(found.chains) if found.chains[name][0] != table.chains[name].hook}
     prefix = f"{table.family} {table.name}"
@@ -142,9 +146,10 @@ def changes(table: Table, found: Found) -> list[Line]:
             keys = ", ".join(sorted(element.partition(" : ")[0] for element in dropped))
             lines.append(Line(f"delete element {prefix} {name} {{ {keys} }}"))
     for name in sorted(changed):
+        chain = table.chains[name]
         lines += [
-            Line(f'add rule {prefix} {name} {rule.text} comment "{rule.mark}"', rule.owner)
-            for rule in table.chains[name].rules
+            Line(f'add rule {prefix} {name} {rule.text} comment "{mark}"', rule.owner)
+            for rule, mark in zip(chain.rules, chain.marks, strict=True)
         ]
     for name, one in sorted(table.sets.items()):
         if one.elements is not None and (added := one.elements - found.sets.get(name, frozenset())):
