@@ -23,6 +23,7 @@ from pillar.controller.handed import hand_in
 from pillar.demo import device as demo
 from pillar.demo.eco import Image
 from pillar.demo.images import ImageServer
+from pillar.hypervisors.runc import RuncHypervisor
 from pillar.locations import Locations
 from pillar.pubsub import PubSub, Subscription
 from pillar.supervisor.record import SupervisorStatus
@@ -314,6 +315,9 @@ class Device:
         _kill([pid] if (pid := self.pid(SUPERVISOR)) else [])
         while pids := _processes_of(self.where.root):
             _kill(pids)
+        containers = RuncHypervisor(self.where)  # they do not know whose they are; it does
+        for app in containers.adopt():
+            containers.stop(app, 0)
 
 
 def _kill(pids: list[int]) -> None:

@@ -94,10 +94,11 @@ def image(name: str, layers: Iterable[bytes], config: Mapping[str, Any]) -> Imag
         "config": blob(json.dumps(described).encode(), CONFIG_TYPES[0]),
         "layers": packed,
     }
+    listed = blob(json.dumps(manifest).encode(), MANIFEST_TYPES[0])
     index = {
         "schemaVersion": 2,
         "mediaType": INDEX_TYPES[0],
-        "manifests": [blob(json.dumps(manifest).encode(), MANIFEST_TYPES[0])],
+        "manifests": [listed | {"annotations": {"org.opencontainers.image.ref.name": "latest"}}],
     }
     files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode()}
     files |= {f"blobs/sha256/{sha256}": data for sha256, data in blobs.items()}
