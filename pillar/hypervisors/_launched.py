@@ -118,15 +118,16 @@ class LaunchedDomains:
 
     def status(self, uuid: str) -> DomainInfo:
         """`exit` is what the kernel told: known for domains that this process started."""
-        with self._guard:
+        held = self._is_held(uuid)
+        holder = self.main_process(uuid)
+        alive = holder is not None and _proc.alive(holder)
+        with self._guard:  # after that look: a child that ends between the two has a status to read
             child = self._children.get(uuid)
             if child is not None and child.poll() is not None:
                 self._ended[uuid] = _exit_text(child.returncode)
                 del self._children[uuid]
             ended = self._ended.get(uuid, "")
-        held = self._is_held(uuid)
-        holder = self.main_process(uuid)
-        if holder is not None and _proc.alive(holder):
+        if holder is not None and alive:
             if os.fsencode(LAUNCHER) in _proc.command_line(holder.pid):
                 return DomainInfo(Phase.STARTING)
             return DomainInfo(Phase.RUNNING, domain_id=holder.pid)
