@@ -21,8 +21,10 @@ from containers import DEADLINE_S, POLITE, SERVICE, UUID, Machine, needs_runc
 from servers import needs
 from support import wait_for
 
+from pillar.crashpoints import KILL, Control, Fault, Plan, points
 from pillar.demo import container
 from pillar.hypervisors import CannotRun, DomainInfo, DomainSpec, HypervisorError, Hypervisors, Phase, _cgroup
+from pillar.hypervisors._shim import __file__ as SHIM
 from pillar.hypervisors.runc import RuncHypervisor
 from pillar.pubsub import encode
 from pillar.types.domainmgr import DiskStatus
@@ -324,6 +326,7 @@ STARTER = """
 import sys
 from pathlib import Path
 from pillar.hypervisors import DomainSpec
+from pillar.hypervisors._shim import __file__ as SHIM
 from pillar.hypervisors.runc import RuncHypervisor
 from pillar.locations import Locations
 from pillar.pubsub import decode
@@ -396,6 +399,54 @@ def _kill_those_with(words: bytes, machine: Machine) -> None:
                 line = (entry / "cmdline").read_bytes()
                 if words in line and bytes(machine.where.root) in line and int(entry.name) != os.getpid():
                     os.kill(int(entry.name), signal.SIGKILL)
+
+
+CRASHING = """
+import subprocess
+ours = {name: os.environ[name] for name in ("LD_PRELOAD", "PILLAR_CRASHPOINTS")}
+
+class Popen(subprocess.Popen):  # the parent gets a clean environment, and in it what the crash points need
+    def __init__(self, *words, env=None, **options):
+        super().__init__(*words, env=(env or dict(os.environ)) | ours, **options)
+
+subprocess.Popen = Popen
+"""
+
+
+def test_killed_at_any_call_of_a_start_there_is_one_container_or_none(
+    machine: Machine, starter: list[str], root: Path, request: pytest.FixtureRequest
+) -> None:
+    """Each call by which domainmgr or the container's parent changes something, a sample of them in the suite."""
+    needs("gcc", "gcc")
+    program = machine.where.root / "starter.py"
+    program.write_text("import os\n" + CRASHING + STARTER)
+    command = [sys.executable, str(program), *starter[3:]]
+    with Control(root, {"starter": str(program), "parent": SHIM}) as control:
+
+        def start() -> int:
+            return subprocess.run(command, env=os.environ | control.environment(), check=False).returncode
+
+        labels = {UUID: "<app>"}
+        control.begin(Plan(machine.where.root, labels=labels))
+        assert start() == 0
+        found = [point for point in points(control.calls()) if point.call not in ("look", "enter", "list", "unlink")]
+        machine.backend.stop(UUID, 0)
+        assert {point.agent for point in found} == {"starter", "parent"}
+        seed = random.randrange(1 << 30)
+        print("seed", seed)
+        chosen = found if request.config.getoption("--full") else random.Random(seed).sample(found, 5)
+        for point in chosen:
+            machine.backend.cleanup(UUID)
+            control.begin(Plan(machine.where.root, labels=labels, faults=(Fault(point, KILL),)))
+            start()
+            wait_for(lambda: machine.look().phase is not Phase.STARTING, f"the end of {point}", DEADLINE_S)
+            info = machine.look()
+            assert machine.containers() == [info.domain_id] or info.phase is Phase.GONE, point
+            control.begin(Plan(machine.where.root, labels=labels))
+            assert start() == 0, point
+            assert machine.containers() == [machine.look().domain_id], point
+            machine.backend.stop(UUID, 0)
+            assert machine.leaves_nothing(), point
 
 
 def test_auto_gives_a_container_to_runc_and_a_program_to_process(machine: Machine) -> None:

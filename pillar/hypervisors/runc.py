@@ -140,10 +140,11 @@ class RuncHypervisor:
             return DomainInfo(Phase.STARTING if self._is_held(uuid) else Phase.GONE)
         if holder.shim.boot != boot_id():
             return DomainInfo(Phase.GONE, exit="the machine was restarted", rebooted=True)
+        watched = _proc.alive(holder.shim)  # asked first: what it writes down it has written before it ends
         ended = self._ended(uuid)
         if ended:
             return DomainInfo(Phase.GONE, exit=ended)
-        if _proc.alive(holder.shim):
+        if watched:
             if holder.phase == "started" and holder.init is not None:
                 return DomainInfo(Phase.RUNNING, domain_id=holder.init.pid)
             return DomainInfo(Phase.STARTING)
