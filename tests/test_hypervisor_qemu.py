@@ -19,7 +19,7 @@ from servers import needs
 from support import wait_for
 from vm_images import ECHO, HALT, MEMORY_KIB, PANIC, RESET, SWITCH_OFF, boot_disk, qemu_img, seed_kvm_answer
 
-from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors, Phase, _kvm, _members, _qmp
+from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors, Phase, _kvm, _members, _qmp, connect
 from pillar.hypervisors.qemu import QemuHypervisor
 from pillar.locations import Locations
 from pillar.types.common import UUIDandVersion
@@ -130,7 +130,7 @@ def test_the_console_is_a_socket_with_both_directions(machine: Machine) -> None:
     machine.says("up")
     socket = machine.backend.console(UUID)
     assert socket is not None
-    with _qmp.connect(socket.parent, socket.name, 60) as connection:
+    with connect(socket, 60) as connection:
         connection.sendall(b"hello")
         heard = b""
         while b"hello" not in heard:

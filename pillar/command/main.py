@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "ls": Command(_LOOK, "list agents, tables and keys", "pillar.command.ls"),
     "get": Command(_LOOK, "print a table or a record", "pillar.command.get"),
     "watch": Command(_LOOK, "follow tables live, field by field", "pillar.command.watch"),
+    "console": Command(_LOOK, "talk to the serial console of an ECO", "pillar.command.console"),
     "net": Command(_LOOK, "show the bridges, what the kernel has and what differs", "pillar.command.net"),
     "deploy": Command(_DEPLOY, "hand a device config to zedagent", "pillar.command.deploy"),
     "undeploy": Command(_DEPLOY, "take an app, or everything, out of the device config", "pillar.command.undeploy"),

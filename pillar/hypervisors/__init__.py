@@ -9,7 +9,9 @@ A domain belongs to nobody's process: it outlives domainmgr, and the next domain
 """
 
 import importlib
+import os
 import pkgutil
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -110,7 +112,7 @@ class Hypervisor(Protocol):
     def console(self, uuid: str) -> Path | None:
         """A UNIX socket with both directions of the domain's console, None when it has none (its log may do).
 
-        Connect through the directory's descriptor: the path may be longer than a socket address holds.
+        Use `connect`: the path may be longer than a socket address holds.
         """
 
     def adopt(self) -> set[str]:
@@ -194,6 +196,21 @@ class Hypervisors:
     def adopt(self) -> set[str]:
         """The UUIDs of all domains that any backend keeps something for."""
         return set().union(*(backend.adopt() for backend in self.backends))
+
+
+def connect(path: Path, timeout_s: float) -> socket.socket:
+    """A connection to this UNIX socket, however long its path is. Raises OSError; `timeout_s` stays its timeout."""
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(directory)
+    return connection
 
 
 def _most_alive(looks: Iterable[DomainInfo]) -> DomainInfo:

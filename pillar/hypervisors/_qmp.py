@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pillar.hypervisors import HypervisorError
+from pillar.hypervisors import HypervisorError, connect
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -36,25 +36,10 @@ ENDINGS = {
 }
 
 
-def connect(directory: Path, name: str, timeout_s: float) -> socket.socket:
-    """A connection to the UNIX socket of this name, however long the directory's path is. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        connection.settimeout(timeout_s)
-        connection.connect(f"/proc/self/fd/{descriptor}/{name}")
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(descriptor)
-    return connection
-
-
 def greets(home: Path, wait_s: float) -> bool:
     """Whether QEMU says hello on its control socket: then its machine is complete. It listens long before."""
     try:
-        with connect(home, SOCKET, wait_s) as connection:
+        with connect(home / SOCKET, wait_s) as connection:
             return connection.recv(1) != b""
     except OSError:
         return False
@@ -66,7 +51,7 @@ def execute(home: Path, command: str, arguments: Mapping[str, object] | None = N
 
     logging.getLogger("qemu.qmp").propagate = False  # its errors are ours to tell
     try:
-        connection = connect(home, SOCKET, timeout_s)
+        connection = connect(home / SOCKET, timeout_s)
         return asyncio.run(asyncio.wait_for(_ask(QMPClient(), connection, command, arguments), timeout_s))
     except (OSError, EOFError, QMPError, TimeoutError) as error:
         reason = str(error) or f"no answer within {timeout_s:g} s"
