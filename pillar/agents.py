@@ -28,7 +28,7 @@ def _agent(name: str, help: str, *aliases: str) -> Entry:
 
 AGENTS: Final = (
     _agent("zedagent", "reads the device config and publishes what it asks for"),
-    _agent("nim", "publishes the state of the device's network ports"),
+    _agent("nim", "sets up, tests and publishes the device's network ports"),
     _agent("zedrouter", "gives apps and network instances their numbers, interfaces and addresses"),
     _agent("domainmgr", "runs domains", "domainmanager"),
     _agent("identitymanager", "makes the identities (EIDs) of apps", "identitymgr"),

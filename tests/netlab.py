@@ -1,7 +1,7 @@
 """A small network of namespaces for tests of real networking: a device with two uplinks, and what is at their far end.
 
     device                      switch                        controller ("outside")
-    eth0 ------------------- to-dev0 [lan0] to-ctl0 --------- lan0  192.168.10.1   nginx on every address, port 80
+    eth0 ------------------- to-dev0 [lan0] to-ctl0 --------- lan0  192.168.10.1   nginx: ports 80 and 443 everywhere
     eth1 ------------------- to-dev1 [lan1] to-ctl1 --------- lan1  192.168.20.1   dnsmasq: DHCP on both, DNS
     (down, no address)                                        lo    203.0.113.1    the name controller.test
 
@@ -37,7 +37,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import pytest
-from servers import eventually, needs
+from servers import Authority, eventually, needs
 
 T = TypeVar("T")
 
@@ -190,7 +190,8 @@ class NetLab:
     def mac(self, uplink: str) -> str:
         return f"02:00:00:00:00:0{UPLINKS.index(uplink)}"
 
-    # ---- the web server, seen as http://controller.test, http://203.0.113.1 or by the router's address of an uplink
+    # ---- the web server, seen as http://controller.test, http://203.0.113.1 or by the router's address of an uplink;
+    # by https under its name only, with a certificate below `root_certificate`
 
     def serve(self, path: str, content: bytes) -> str:
         """Make `content` what nginx answers for `path`; returns the URL by the controller's name."""
@@ -271,6 +272,9 @@ class NetLab:
     def _start_nginx(self) -> None:
         self.web_root.mkdir()
         here = self.directory
+        authority = Authority("lab root")
+        self.root_certificate, _ = authority.write(here, "root")
+        certificate, key = authority.issue("controller", ca=False, hosts=(CONTROLLER_NAME,)).write(here, "controller")
         temporary = " ".join(
             f"{kind}_temp_path {here}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -279,7 +283,9 @@ class NetLab:
             f"daemon off; user root; worker_processes 1; pid {here}/nginx.pid; error_log {here}/error.log; events {{}}"
             f"http {{ default_type application/octet-stream; "
             "log_format from '$remote_addr $request_method $uri $status';"
-            f"access_log {self.access_log} from; {temporary} server {{ listen 80; root {self.web_root}; }} }}"
+            f"access_log {self.access_log} from; {temporary} "
+            f"server {{ listen 80; listen 443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"
+            f"root {self.web_root}; }} }}"
         )
         self._processes["nginx"] = self.controller.popen(
             needs("nginx", "nginx-light"), "-c", str(config), "-e", str(here / "error.log")

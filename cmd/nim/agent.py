@@ -7,6 +7,7 @@ from typing import Final
 from pillar.agent import Agent
 from pillar.cmd.nim.facts import Facts, read_resolv_conf
 from pillar.cmd.nim.kernel import Kernel
+from pillar.cmd.nim.manage import Manager
 from pillar.cmd.nim.portconfigs import LAST_RESORT, ZEDAGENT, Source, filled_in, in_force, last_resort, merge
 from pillar.cmd.nim.resolver import ResolverWatch
 from pillar.cmd.nim.status import device_network_status
@@ -34,7 +35,21 @@ class Nim(Agent):
             type=Path,
             default=Path("/etc/resolv.conf"),
             metavar="FILE",
-            help="where the machine's name servers stand (default: %(default)s)",
+            help="where the machine's name servers stand; --ports observe only (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--ports",
+            choices=("observe", "manage"),
+            default="observe",
+            help="observe: show what the kernel has, change nothing, the newest config is in force; manage: set the "
+            "ports up, test the configs, fall back to one that works (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--test-url",
+            default="",
+            metavar="URL",
+            help="what to ask to find out whether a config works; --ports manage only (default: the controller's ping, "
+            "by <root>/config/server)",
         )
 
     def start(self) -> None:
@@ -62,8 +77,15 @@ class Nim(Agent):
         )
         self.kernel = Kernel()
         self.loop.add_reader(self.kernel.fileno(), self._kernel_event)
-        self.resolver = ResolverWatch(self.options.resolv_conf)
-        self.loop.add_reader(self.resolver.fileno(), self._resolver_event)
+        self.manager: Manager | None = None
+        if self.options.ports == "manage":
+            self.manager = Manager(
+                self.loop, self.log, self.where, self.kernel, self.options.test_url, self._look, self._publish_list
+            )
+            self.manager.start(self._stored(), same_boot=self.status.get(GLOBAL) is not None)
+        else:
+            self.resolver = ResolverWatch(self.options.resolv_conf)
+            self.loop.add_reader(self.resolver.fileno(), self._resolver_event)
         while self.pubsub.process():  # what is on disk now belongs to the first status
             self.touch()
         self.step(_EVERYTHING)
@@ -75,23 +97,37 @@ class Nim(Agent):
 
     def step(self, key: str) -> None:
         """Read tables and kernel, decide, publish what differs."""
-        links, addresses, gateways = self.kernel.read()
-        dns_servers, domain = read_resolv_conf(self.options.resolv_conf)
-        facts = Facts(links, addresses, gateways, dns_servers, domain)
         fallback = None
         if self.settings.NetworkFallbackAnyEth == TriState.ENABLED:
-            fallback = last_resort(links, self._taken())
+            fallback = last_resort(self.kernel.links(), self._taken())
             self.own_config.publish(LAST_RESORT, fallback)
         else:
             self.own_config.unpublish(LAST_RESORT)
-        stored = self.list.get(GLOBAL) or DevicePortConfigList(CurrentIndex=-1)
-        configs = merge(stored, self._zedagent(), self._overrides(), fallback)
-        if self.list.publish(GLOBAL, configs):
-            self._log_choice(stored, configs)
+        configs = merge(self._stored(), self._zedagent(), self._overrides(), fallback)
+        if self.manager is not None:
+            facts = self.manager.step(configs, self.settings, self._held())
+            config, testing = self.manager.trial.config, self.manager.trial.testing
+        else:
+            facts = self._observed()
+            self._publish_list(configs)
+            config, testing = in_force(configs), False
         before = self.status.get(GLOBAL)
-        status = device_network_status(in_force(configs), facts, before, now())
+        status = device_network_status(config, facts, before, now(), testing=testing)
         if self.status.publish(GLOBAL, status):
             self._log_changes(before, status)
+
+    def _observed(self) -> Facts:
+        links, addresses, gateways = self.kernel.read()
+        dns_servers, domain = read_resolv_conf(self.options.resolv_conf)
+        return Facts(links, addresses, gateways, dns_servers, domain)
+
+    def _stored(self) -> DevicePortConfigList:
+        return self.list.get(GLOBAL) or DevicePortConfigList(CurrentIndex=-1)
+
+    def _publish_list(self, configs: DevicePortConfigList) -> None:
+        stored = self._stored()
+        if self.list.publish(GLOBAL, configs) and self.manager is None:
+            self._log_choice(stored, configs)
 
     def _zedagent(self) -> Source:
         config = self.from_zedagent.get(ZEDAGENT)
@@ -120,6 +156,15 @@ class Nim(Agent):
             status.Port for status in self.instances.items().values() if status.Type == NetworkInstanceType.SWITCH
         }
         return frozenset(name for name in apps | switches if name)
+
+    def _held(self) -> dict[str, str]:
+        """Interfaces that are detached for apps: interface -> by which app, "" when none has it now."""
+        adapters = self.adapters.get(GLOBAL)
+        return {
+            bundle.Ifname: bundle.UsedByUUID if bundle.UsedByUUID != NIL_UUID else ""
+            for bundle in (adapters.IoBundleList or () if adapters is not None else ())
+            if bundle.Ifname and bundle.IsPCIBack
+        }
 
     def _look(self, *event: object) -> None:
         self.queue.mark(_EVERYTHING)

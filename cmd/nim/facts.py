@@ -4,15 +4,22 @@ Read from the kernel by `pillar.cmd.nim.kernel`; the decisions take these and ne
 """
 
 import ipaddress
+import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pillar.cmd.nim.leases import Lease
 
 # More is not a resolver's configuration but somebody else's file.
 _MAX_RESOLV_CONF_BYTES = 64 * 1024
 
 # Made for guests, tunnels or tests; never a way out of the box by itself. A tap is of kind "tun".
 _NO_PORT_KINDS = frozenset({"bridge", "dummy", "ifb", "tun", "wireguard", "vxlan", "geneve", "gretap", "ip6gretap"})
+
+# zedrouter's bridges and the vifs of apps, also in the moment before a vif is on its bridge.
+_OURS = re.compile(r"bn\d+|nb[uo]\d+x\d+|dbo\d+x\d+")
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Link:
     ethernet: bool = False  # ARPHRD_ETHER and not the loopback
     kind: str = ""  # the rtnetlink kind; "" for hardware
     up: bool = False  # administratively
+    carrier: bool = False  # up, and something answers at the other end
     master: int = 0  # index of the bridge or bond it belongs to, 0 for none
 
 
@@ -34,6 +42,7 @@ class Address:
     index: int  # of the link
     address: str
     prefix_len: int
+    dynamic: bool = field(default=False, compare=False)  # the kernel made it and will take it away
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,9 @@ class Facts:
     gateways: tuple[tuple[int, str], ...] = ()  # (link index, next hop) of the default routes, best metric first
     dns_servers: tuple[str, ...] = ()
     domain: str = ""
+    managed: bool = False  # nim sets the ports up itself
+    leases: Mapping[str, Lease] = field(default_factory=dict)  # by interface name; managed only
+    problems: Mapping[str, str] = field(default_factory=dict)  # by interface name: why it is not set up
 
     def link(self, name: str) -> Link | None:
         return next((link for link in self.links if link.name == name), None)
@@ -56,6 +68,8 @@ def could_be_port(link: Link) -> bool:
     Ethernet-like, hardware or what stands for hardware in a container (veth, macvlan, vlan, bond), and not a member of
     a bridge or bond: then the master is the way out, or it is the host's end of somebody's guest.
     """
+    if _OURS.fullmatch(link.name):
+        return False
     return link.ethernet and link.master == 0 and link.kind not in _NO_PORT_KINDS
 
 

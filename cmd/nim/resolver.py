@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pillar.pubsub.inotify import Inotify, InotifyConstants, InotifyEvent, WatchDescriptor
+from pillar.pubsub.inotify import Inotify, InotifyConstants, WatchDescriptor
 
 if TYPE_CHECKING:
     from watchdog.observers.inotify_c import CallbackId
@@ -62,10 +62,10 @@ class ResolverWatch:
         for handle in before:  # after the new ones, so that a directory is never unwatched for a moment
             self._inotify.unwatch(handle)
 
-    # watchdog's WatchCallback protocol
+    # what `Inotify` calls
 
-    def on_event(self, event: InotifyEvent) -> None:
-        self._touched = self._touched or event.name in self._names
+    def on_event(self, mask: int, name: bytes) -> None:
+        self._touched = self._touched or name in self._names
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         self._touched = True

@@ -1,13 +1,15 @@
-"""DeviceNetworkStatus from the port config in force and what the kernel says. Pure.
+"""DeviceNetworkStatus from the port config in force and what the kernel and the DHCP leases say. Pure.
 
-Nothing is configured here: what a port has, it has from whoever set up the machine. A port's static settings are shown
-as the config gives them, addresses and gateway as the kernel has them.
+A port's static settings are shown as the config gives them, addresses and gateway as the kernel has them. A port that
+nim manages and that has no carrier has an error and shows no address: nobody shall send from it, although the kernel
+keeps the address in case the cable comes back. What is only observed is shown as it is.
 """
 
 import ipaddress
 from collections.abc import Mapping
 
 from pillar.cmd.nim.facts import Facts, Link
+from pillar.cmd.nim.wiring import managed
 from pillar.types.enums import DhcpType
 from pillar.types.nim import (
     AddrInfo,
@@ -20,7 +22,12 @@ from pillar.types.scalars import ZERO_TIME, IpAddr, IpNet, Time, ip_net
 
 
 def device_network_status(
-    config: DevicePortConfig | None, facts: Facts, previous: DeviceNetworkStatus | None, now: Time
+    config: DevicePortConfig | None,
+    facts: Facts,
+    previous: DeviceNetworkStatus | None,
+    now: Time,
+    *,
+    testing: bool = False,
 ) -> DeviceNetworkStatus:
     """The status of every port of `config`, in its order; no ports without a config.
 
@@ -36,7 +43,7 @@ def device_network_status(
         _port_status(port, facts, errors.get((port.IfName, port.Name)), now, twice=claimed[port.IfName] > 1)
         for port in config.Ports or ()
     )
-    return DeviceNetworkStatus(Version=config.Version, Testing=False, Ports=ports)
+    return DeviceNetworkStatus(Version=config.Version, Testing=testing, Ports=ports)
 
 
 def _errors(previous: DeviceNetworkStatus | None) -> Mapping[tuple[str, str], tuple[str, Time]]:
@@ -49,13 +56,21 @@ def _port_status(
 ) -> NetworkPortStatus:
     link = facts.link(port.IfName)
     subnet, complaint = _static_subnet(port)
+    complaint = complaint or _trouble(port, link, facts)
     error, error_time = _error(port, link, complaint, before, now, twice=twice)
-    own = tuple(address for address in facts.addresses if link is not None and address.index == link.index)
+    dead = facts.managed and link is not None and not link.carrier
+    own = tuple(address for address in facts.addresses if link is not None and address.index == link.index and not dead)
+    lease = facts.leases.get(port.IfName)
     if not subnet.IP and own:
         first = min(own, key=lambda address: _order(address.address))
         subnet = ip_net(f"{first.address}/{first.prefix_len}")
-    # The machine's resolver answers for every port that did not get name servers of its own.
-    resolver = link is not None and port.Dhcp == DhcpType.CLIENT and not port.DnsServers
+    dns_servers, domain, ntp_server, gateway = port.DnsServers, port.DomainName, port.NtpServer, port.Gateway
+    if lease is not None:
+        dns_servers, domain = dns_servers or lease.dns_servers, domain or lease.domain
+        ntp_server, gateway = ntp_server or lease.ntp_server, gateway or lease.gateway
+    elif link is not None and port.Dhcp == DhcpType.CLIENT and not facts.managed and not port.DnsServers:
+        # The machine's resolver answers for every port that did not get name servers of its own.
+        dns_servers, domain = facts.dns_servers, domain or facts.domain
     return NetworkPortStatus(
         IfName=port.IfName,
         Name=port.Name or port.IfName,
@@ -64,10 +79,10 @@ def _port_status(
         AccessPoint=port.AccessPoint,
         Dhcp=port.Dhcp,
         Subnet=subnet,
-        Gateway=_gateway(facts, link) or port.Gateway,
-        DomainName=port.DomainName or (facts.domain if resolver else ""),
-        NtpServer=port.NtpServer,
-        DnsServers=facts.dns_servers if resolver else port.DnsServers,
+        Gateway=_gateway(facts, link) or gateway,
+        DomainName=domain,
+        NtpServer=ntp_server,
+        DnsServers=dns_servers,
         AddrInfoList=tuple(AddrInfo(Addr=address) for address in sorted((a.address for a in own), key=_order)),
         Proxies=port.Proxies,
         Exceptions=port.Exceptions,
@@ -105,6 +120,15 @@ def _error(
     if before is not None and before[0] == error:
         return error, before[1]
     return error, now
+
+
+def _trouble(port: NetworkPortConfig, link: Link | None, facts: Facts) -> str:
+    """What keeps a managed port from being of use."""
+    if not facts.managed or link is None or not managed(port):
+        return ""
+    if port.IfName in facts.problems:
+        return facts.problems[port.IfName]
+    return "" if link.carrier or not link.up else f"port {port.IfName} has no carrier: is its cable plugged in?"
 
 
 def _static_subnet(port: NetworkPortConfig) -> tuple[IpNet, str]:

@@ -1,0 +1,388 @@
+"""nim --ports manage, in a network of its own: leases, configs that fail and work, cables, kills."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentproc import AgentProcess, Table
+from netlab import CONTROLLER, CONTROLLER_NAME, NetLab
+from servers import eventually, needs
+
+pytest_plugins = ("netlab_fixtures",)
+
+PATIENCE_S = 60.0
+PING = "/api/v1/edgedevice/ping"
+DHCP, STATIC = 4, 1
+
+
+def port(name: str = "eth0", dhcp: int = DHCP, **fields: Any) -> dict[str, Any]:
+    return {"IfName": name, "Name": name, "IsMgmt": True, "Free": True, "Dhcp": dhcp} | fields
+
+
+def static(address: str, gateway: str = "192.168.10.1", **fields: Any) -> dict[str, Any]:
+    return port(dhcp=STATIC, AddrSubnet=address, Gateway=gateway, DnsServers=["192.168.10.1"], **fields)
+
+
+def get(path: str, source: str) -> bytes:
+    """What the controller answers to a request from this address."""
+    connection = http.client.HTTPConnection(CONTROLLER, timeout=PATIENCE_S, source_address=(source, 0))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().read()
+
+
+class Managed:
+    """nim in the lab's device, told by config/server that the lab's controller is its own."""
+
+    def __init__(self, root: Path, lab: NetLab) -> None:
+        needs("udhcpc", "udhcpc")
+        self.root, self.lab = root, lab
+        self.status = Table(root, "nim", "DeviceNetworkStatus")
+        self.overrides = Table(root, "global", "DevicePortConfig")
+        config = root / "config"
+        config.mkdir()
+        (config / "server").write_text(f"{CONTROLLER_NAME}\n")
+        (config / "root-certificate.pem").write_bytes(lab.root_certificate.read_bytes())
+        Table(root, "global", "GlobalConfig").write("global", NetworkTestTimeout=4, NetworkTestDuration=10)
+        lab.serve(PING, b"")
+        self.agent = AgentProcess(root, "nim", lab.device.enter)
+        self.agent.command = (*self.agent.command, "--ports", "manage")
+
+    # ---- what nim says
+
+    def listed(self) -> dict[str, Any]:
+        listed: dict[str, Any] = json.loads(
+            (self.root / "persist/status/nim/DevicePortConfigList/global.json").read_bytes()
+        )
+        return listed
+
+    def entry(self, key: str) -> dict[str, Any]:
+        nothing = {"LastError": "", "LastFailed": "0001-01-01T00:00:00Z"}
+        return next((entry for entry in self.listed()["PortConfigList"] if entry["Key"] == key), nothing)
+
+    def wait_in_force(self, key: str) -> None:
+        """Until this config is the chosen one, and known to work."""
+
+        def chosen() -> bool:
+            listed = self.listed()
+            entry = listed["PortConfigList"][listed["CurrentIndex"]]
+            status = self.status.read("global") or {}
+            works = entry["LastSucceeded"] > entry["LastFailed"] and not entry["LastError"]
+            return entry["Key"] == key and works and status["Testing"] is False
+
+        try:
+            eventually(chosen, f"config {key} in force", PATIENCE_S)
+        except BaseException as error:
+            error.add_note(f"{self.listed()}\n{self.agent.log_text}\n{self.lab.logs()}")
+            raise
+
+    def wait_failed(self, key: str, text: str) -> None:
+        """Until this config has failed for this reason."""
+        try:
+            eventually(lambda: text in self.entry(key)["LastError"], f"config {key} failed with {text!r}", PATIENCE_S)
+        except BaseException as error:
+            error.add_note(f"{self.listed()}\n{self.agent.log_text}")
+            raise
+        assert not self.entry(key)["LastFailed"].startswith("0001-")
+
+    def port(self, name: str) -> dict[str, Any]:
+        ports = (self.status.read("global") or {}).get("Ports") or ()
+        return next((one for one in ports if one["IfName"] == name), {})
+
+    def shown(self, name: str) -> list[str]:
+        """The port's IPv4 addresses as nim publishes them."""
+        infos = self.port(name).get("AddrInfoList") or ()
+        return [info["Addr"] for info in infos if ":" not in info["Addr"]]
+
+    # ---- what the kernel says
+
+    def addresses(self, name: str) -> list[str]:
+        found = json.loads(self.lab.device.run("ip", "-j", "-4", "addr", "show", "dev", name))
+        return [f"{info['local']}/{info['prefixlen']}" for link in found for info in link.get("addr_info", ())]
+
+    def default(self) -> list[str]:
+        """The interfaces of the main table's default routes, the one in use first."""
+        routes = json.loads(self.lab.device.run("ip", "-j", "-4", "route", "show", "default"))
+        return [route["dev"] for route in sorted(routes, key=lambda route: route.get("metric", 0))]
+
+    def rules(self) -> list[str]:
+        found = json.loads(self.lab.device.run("ip", "-j", "rule"))
+        return sorted(rule["src"] for rule in found if rule["priority"] == 15000)
+
+    def clients(self) -> dict[str, list[int]]:
+        """The DHCP clients by their interface."""
+        found: dict[str, list[int]] = {}
+        for pid in self.lab.device.pids():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"-i" in words:
+                    found.setdefault(words[words.index(b"-i") + 1].decode(), []).append(pid)
+        return found
+
+    def wait(self, condition: Any, what: str) -> None:
+        try:
+            eventually(condition, what, PATIENCE_S)
+        except BaseException as error:
+            error.add_note(f"{self.status.read('global')}\n{self.agent.log_text}\n{self.lab.logs()}")
+            raise
+
+    @contextlib.contextmanager
+    def no_address_is_lost(self) -> Iterator[None]:
+        """The kernel tells of every IPv4 address that goes, for however short a time."""
+
+        def listening() -> socket.socket:
+            events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+            events.bind((0, 0x10))  # RTMGRP_IPV4_IFADDR
+            return events
+
+        with self.lab.device.call(listening) as events:
+            yield
+            told = b""
+            with contextlib.suppress(BlockingIOError):
+                while datagram := events.recv(65536):
+                    told += datagram
+        kinds = []
+        while told:
+            length, kind = struct.unpack_from("=IH", told)
+            kinds.append(kind)
+            told = told[(length + 3) & ~3 :]
+        assert 21 not in kinds, f"an address went: {kinds}"  # RTM_DELADDR
+
+
+@pytest.fixture
+def managed(root: Path, netlab: NetLab) -> Iterator[Managed]:
+    one = Managed(root, netlab)
+    yield one
+    one.agent.kill()
+
+
+def test_two_uplinks_get_leases_and_a_source_address_decides_the_port(managed: Managed) -> None:
+    lab = managed.lab
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.shown("eth0") and managed.shown("eth1"), "an address on both ports")
+    for name in ("eth0", "eth1"):
+        shown = managed.port(name)
+        assert (shown["Gateway"], shown["DnsServers"]) == (lab.router(name), [lab.router(name)])
+        assert (shown["DomainName"], shown["Error"], shown["IsMgmt"]) == ("lab.test", "", True)
+        assert managed.addresses(name) == [f"{managed.shown(name)[0]}/24"]
+    assert managed.default() == ["eth0", "eth1"]
+    # By https, with the lab's own root; free ports in their order, and one that works is enough.
+    managed.wait(lambda: lab.requests(PING)[-1:] == managed.shown("eth0"), "the controller to be asked over eth0")
+    assert (managed.root / "run/resolv.conf").read_text() == (
+        "search lab.test\nnameserver 192.168.10.1\nnameserver 192.168.20.1\n"
+    )
+    lab.serve("/which", b"")
+    for name in ("eth1", "eth0"):
+        address = managed.shown(name)[0]
+        lab.device.call(lambda address=address: get("/which", address))
+        assert lab.requests("/which")[-1] == address
+
+
+def test_configs_that_do_not_work_are_given_up_with_their_reason_and_one_that_does_is_kept(managed: Managed) -> None:
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.addresses("eth0") and managed.addresses("eth1"), "both leases")
+    lease = managed.addresses("eth0")
+    other = managed.addresses("eth1")
+    with managed.no_address_is_lost():  # these are known to be wrong without touching a port
+        managed.overrides.write("missing", Version=1, Ports=[port("eth7")])
+        managed.wait_failed("missing", "port eth7 does not exist")
+        managed.overrides.write("rubbish", Version=1, Ports=[static("192.168.10.300/24")])
+        managed.wait_failed("rubbish", "AddrSubnet is '192.168.10.300/24'")
+        managed.overrides.write("beside", Version=1, Ports=[static("192.168.10.9/24", "192.168.11.1")])
+        managed.wait_failed("beside", "Gateway 192.168.11.1 is not in the port's subnet")
+        managed.wait_in_force("lastresort")
+    managed.overrides.write("wrong", Version=1, Ports=[static("192.168.66.2/24", "192.168.66.1")])
+    managed.wait_failed("wrong", "eth0 192.168.66.2: ")
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.addresses("eth0") == lease and managed.addresses("eth1") == other, "the leases again")
+    managed.overrides.write("lonely", Version=1, Ports=[static("192.168.10.9/24", "")])
+    managed.wait_failed("lonely", "unreachable")
+    managed.wait_in_force("lastresort")
+    managed.overrides.write("good", Version=1, Ports=[static("192.168.10.9/24")])
+    managed.wait_in_force("good")
+    assert managed.addresses("eth0") == ["192.168.10.9/24"]
+    assert (managed.addresses("eth1"), managed.default(), managed.clients()) == ([], ["eth0"], {})
+    assert managed.rules() == ["192.168.10.9"]
+    assert managed.lab.requests(PING)[-1] == "192.168.10.9"
+    listed = managed.listed()
+    assert listed["PortConfigList"][0]["Key"] == "good"
+    assert listed["CurrentIndex"] == 0
+    managed.overrides.remove("good")  # its reason gone, the leases come back
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.clients().keys() == {"eth0", "eth1"}, "both clients")
+
+
+def test_a_port_that_appears_makes_its_config_be_tried_again(managed: Managed) -> None:
+    managed.overrides.write("dongle", Version=1, Ports=[port("eth7")])
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    assert "eth7 does not exist" in managed.entry("dongle")["LastError"]
+    lab = managed.lab
+    lab.switch.run("ip", "link", "add", "to-dev7", "type", "veth", "peer", "name", "eth7", "netns", lab.device.name)
+    lab.switch.run("ip", "link", "set", "to-dev7", "master", "lan0", "up")
+    managed.wait_in_force("dongle")
+    assert managed.default() == ["eth7"]
+    lab.switch.run("ip", "link", "del", "to-dev7")
+    managed.wait(lambda: "does not exist" in managed.port("eth7").get("Error", ""), "the missing port to be told")
+
+
+def test_a_pulled_cable_moves_the_traffic_and_its_return_moves_it_back(managed: Managed) -> None:
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.default() == ["eth0", "eth1"], "both default routes")
+    before = managed.addresses("eth0")
+    with managed.no_address_is_lost():
+        managed.lab.unplug("eth0")
+        managed.wait(lambda: "no carrier" in managed.port("eth0")["Error"], "the pulled cable")
+        assert managed.shown("eth0") == []
+        managed.wait(lambda: managed.default() == ["eth1"], "the other way out")
+        managed.lab.plug("eth0")
+        managed.wait(lambda: managed.default() == ["eth0", "eth1"], "both ways out")
+        managed.wait(lambda: managed.shown("eth0") and not managed.port("eth0")["Error"], "the port again")
+        assert managed.addresses("eth0") == before
+    managed.wait_in_force("lastresort")
+
+
+def test_a_cable_that_leads_elsewhere_brings_another_address(managed: Managed) -> None:
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    managed.lab.unplug("eth0")
+    managed.wait(lambda: "no carrier" in managed.port("eth0")["Error"], "the pulled cable")
+    managed.lab.start_dnsmasq(f"--dhcp-host={managed.lab.mac('eth0')},192.168.10.77")
+    managed.lab.plug("eth0")
+    managed.wait(lambda: managed.addresses("eth0") == ["192.168.10.77/24"], "the new address, and no other")
+    managed.wait(lambda: managed.shown("eth0") == ["192.168.10.77"], "the new address to be told")
+    managed.wait(lambda: "192.168.10.77" in managed.rules() and len(managed.rules()) == 2, "its rule")
+
+
+def test_a_killed_dhcp_client_is_replaced_and_the_address_stays(managed: Managed) -> None:
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.addresses("eth0") and managed.addresses("eth1"), "both leases")
+    lease = managed.root / "run/nim/ports/eth0/lease"
+    with managed.no_address_is_lost():
+        (victim,) = managed.clients()["eth0"]
+        said = lease.read_text()
+        os.kill(victim, signal.SIGKILL)
+        managed.wait(lambda: managed.clients().get("eth0", [victim]) != [victim], "another client")
+        managed.wait(lambda: lease.read_text() != said, "its own lease")
+    assert managed.addresses("eth0")
+
+
+def test_without_a_dhcp_server_the_port_says_so_and_the_controller_is_reached_over_the_other(managed: Managed) -> None:
+    managed.lab.start_dnsmasq(uplinks=("eth1",))
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    assert (managed.addresses("eth0"), managed.default()) == ([], ["eth1"])
+    assert managed.lab.requests(PING) == managed.shown("eth1")
+
+
+def test_nim_killed_again_and_again_leaves_one_client_per_port_and_loses_no_address(managed: Managed) -> None:
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    managed.wait(lambda: managed.addresses("eth0") and managed.addresses("eth1"), "both leases")
+    clients = managed.clients()
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    choice = random.Random(seed)
+    with managed.no_address_is_lost():
+        for _ in range(4):
+            managed.agent.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # somewhere on its way up
+                managed.agent.process = subprocess.Popen(
+                    managed.agent.command, stderr=subprocess.DEVNULL, start_new_session=True
+                )
+                managed.agent.process.wait(choice.uniform(0.2, 1.2))
+        managed.agent.kill()
+        assert managed.clients() == clients  # they outlive it
+        managed.agent.start()
+        managed.wait(lambda: "adopted the DHCP client" in managed.agent.log_text, "the clients to be adopted")
+        managed.wait_in_force("lastresort")
+    assert managed.clients() == clients
+
+
+def test_killed_while_it_changes_from_config_to_config_nim_ends_up_right(managed: Managed) -> None:
+    managed.overrides.write("good", Version=1, Ports=[static("192.168.10.9/24")])
+    managed.agent.start()
+    managed.wait_in_force("good")
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    choice = random.Random(seed)
+    for number in range(4):
+        wanted = [port("eth1")] if number % 2 == 0 else [static(f"192.168.10.{20 + number}/24")]
+        managed.overrides.write("good", Version=1, Ports=wanted)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert managed.agent.process is not None
+            managed.agent.process.wait(choice.uniform(0.0, 0.5))
+        managed.agent.kill()
+        managed.agent.start()
+    managed.wait_in_force("good")
+    managed.wait(lambda: managed.addresses("eth0") == ["192.168.10.23/24"], "the last config's address alone")
+    managed.wait(lambda: managed.addresses("eth1") == [] and managed.clients() == {}, "nothing of the one before")
+    assert (managed.default(), managed.rules()) == (["eth0"], ["192.168.10.23"])
+    assert os.listdir(managed.root / "run/nim/ports") == ["eth0"]
+
+
+def test_what_others_take_away_or_add_on_a_port_is_put_right(managed: Managed) -> None:
+    managed.overrides.write("good", Version=1, Ports=[static("192.168.10.9/24")])
+    managed.agent.start()
+    managed.wait_in_force("good")
+    device = managed.lab.device
+    device.run("ip", "addr", "flush", "dev", "eth0")
+    managed.wait(lambda: managed.addresses("eth0") == ["192.168.10.9/24"], "the address again")
+    managed.wait(lambda: managed.default() == ["eth0"], "the route again")
+    device.run("ip", "addr", "add", "192.168.10.99/24", "dev", "eth0")
+    managed.wait(lambda: managed.addresses("eth0") == ["192.168.10.9/24"], "no stranger on the port")
+    device.run("ip", "rule", "del", "priority", "15000")
+    device.run("ip", "link", "set", "eth0", "down")
+    managed.wait(lambda: managed.default() == ["eth0"] and managed.rules() == ["192.168.10.9"], "rule and route again")
+    device.run("ip", "addr", "add", "198.51.100.1/32", "dev", "lo")  # no port: nobody's business
+    assert "198.51.100.1" in device.run("ip", "addr", "show", "dev", "lo")
+
+
+def test_only_observing_changes_nothing(managed: Managed) -> None:
+    managed.agent.command = tuple(word for word in managed.agent.command if word not in ("--ports", "manage"))
+    before = managed.lab.device.run("ip", "-o", "link")
+    managed.agent.start()
+    managed.status.wait("global", Testing=False)
+    assert managed.lab.device.run("ip", "-o", "link") == before
+    assert (managed.clients(), managed.rules()) == ({}, [])
+    assert not (managed.root / "run/nim/ports").exists()
+
+
+@pytest.mark.full
+def test_without_any_dhcp_server_the_config_fails_after_its_waits(managed: Managed) -> None:
+    managed.overrides.write("static", Version=1, TimePriority="2001-01-01T00:00:00Z", Ports=[static("192.168.10.9/24")])
+    managed.lab.start_dnsmasq(uplinks=())
+    managed.overrides.write("dhcp", Version=1, Ports=[port("eth0")])
+    managed.agent.start()
+    eventually(lambda: "no DHCP server answers" in managed.entry("dhcp")["LastError"], "dhcp to fail", 90)
+    managed.wait_in_force("static")
+
+
+def test_the_test_url_may_be_anybody(managed: Managed) -> None:
+    (managed.root / "config" / "server").unlink()
+    url = managed.lab.serve("/anybody", b"")
+    managed.agent.command = (*managed.agent.command, "--test-url", url)
+    managed.agent.start()
+    managed.wait_in_force("lastresort")
+    answer = managed.lab.controller.call(lambda: urllib.request.urlopen(f"http://{CONTROLLER}/anybody").status)
+    assert answer == 200
+    managed.wait(
+        lambda: managed.lab.requests("/anybody")[0] in managed.shown("eth0") + managed.shown("eth1"), "its own request"
+    )
