@@ -125,7 +125,8 @@ class Router:
         space = Namespace(f"{self.lab.device.name}-g{number}")
         self.guests.append(space)
         space.create()
-        for position, vif in enumerate(self.up(number)["UnderlayNetworkList"]):
+        status = self.up(number)
+        for position, vif in enumerate([*(status["OverlayNetworkList"] or ()), *(status["UnderlayNetworkList"] or ())]):
             name = f"eth{position}"
             self.lab.device.run(
                 *("ip", "link", "add", vif["Vif"], "type", "veth", "peer", "name", name),

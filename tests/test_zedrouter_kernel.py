@@ -33,9 +33,10 @@ def router(netlab: NetLab, root: Path, tmp_path: Path) -> Iterator[Router]:
         router.close()
 
 
-def serve(space: Any, port: int, *, listen: int = 8) -> socket.socket:
+def serve(space: Any, port: int, *, version: int = 4) -> socket.socket:
     """A listening socket inside a namespace; it lives in this process."""
-    made: socket.socket = space.call(lambda: socket.create_server(("0.0.0.0", port), backlog=listen))
+    family, host = (socket.AF_INET, "0.0.0.0") if version == 4 else (socket.AF_INET6, "::")
+    made: socket.socket = space.call(lambda: socket.create_server((host, port), family=family))
     made.settimeout(30)
     return made
 
@@ -374,3 +375,45 @@ def test_traffic_is_counted_and_flows_are_logged(router: Router) -> None:
     assert metrics[2]["RxAclDrops"] > 0 and metrics[2]["TxBytes"] > 0
     of_instance = Table(router.root, "zedrouter", "NetworkInstanceMetrics").wait(LAN, 60)
     assert of_instance["ProbeMetrics"]["CurrUplinkIntf"] == "eth0"
+
+
+def test_guests_of_a_mesh_reach_each_other_by_their_eids_and_lisp_is_configured(router: Router) -> None:
+    router.plug("eth0")
+    servers = [{"ServiceType": 0, "NameOrIp": "ms.test", "Credential": "secret"}]
+    mesh = {"Type": 4, "IpType": 4, "Gateway": "", "DhcpRange": {}, "Subnet": {}}
+    router.instance(WAN, **mesh, LispConfig={"IID": 42, "MapServers": servers})
+    eids = {1: "fd3d:269e:6aa9::1", 2: "fd3d:269e:6aa9::2"}
+    for number, eid in eids.items():
+        only = [rule(3, ip="fd3d:269e:6aa9::1/128")] if number == 2 else [rule(3, ip="::/0")]
+        overlay = {"Name": "mesh", "EID": eid, "LispSignature": f"sig{number}", "Network": WAN, "ACLs": only}
+        router.app(number, OverlayNetworkList=[overlay], UnderlayNetworkList=None)
+    router.agent.start()
+    guests = {}
+    for number, eid in eids.items():
+        guest = guests[number] = router.guest(number, lease=False)
+        guest.run("ip", "addr", "add", f"{eid}/128", "dev", "eth0", "nodad")
+        comes(lambda guest=guest: guest.run("ip", "-6", "route", "show", "dev", "eth0"), "the link is up")
+        guest.run("ip", "route", "add", "fd00::/8", "via", "fe80::1", "dev", "eth0")
+    with serve(guests[2], 5000, version=6):
+        made = comes(lambda: connect(guests[1], eids[2], 5000, 2), "the other guest answers")
+        assert made is not None
+    # Nobody takes another's EID.
+    guests[1].run("ip", "addr", "add", "fd3d:269e:6aa9::9/128", "dev", "eth0", "nodad")
+    lost = guests[1].run("busybox", "ping", "-6", "-c", "1", "-W", "1", "-I", "fd3d:269e:6aa9::9", eids[2], check=False)
+    assert " 0 packets received" in lost
+    assert " dev bn1 " in router.lab.device.run("ip", "-6", "route", "get", eids[1])
+    config = router.root / "run/zedrouter/lisp/lisp.config"
+    text = config.read_text()
+    for part in ("dns-name = ms.test", "instance-id = 42", f"eid-prefix = {eids[1]}/128", "interface = eth0", "sig2"):
+        assert part in text
+    assert config.stat().st_mode & 0o777 == 0o600  # the map server's key is in it
+    mode = Table(router.root, "zedrouter", "NetworkMode").wait("global")
+    assert "LISP data plane is out of its scope" in mode["Explanation"]
+    router.pillar_net("--diff")
+    router.instance(WAN, **mesh, LispConfig={"IID": 42, "MapServers": [{"NameOrIp": "a } b", "Credential": "x"}]})
+    router.instances.wait(WAN, 60, Error=lambda text: "lisp.config: the name of a map server" in text)
+    for number in eids:
+        router.app_configs.remove(uuid(number))
+    router.instance_configs.remove(WAN)
+    comes(lambda: not config.exists() and "bn1" not in router.links(), "the mesh has gone")
+    assert "proto 177" not in router.lab.device.run("sh", "-c", "ip -6 rule; ip -6 route show table all")

@@ -13,6 +13,7 @@ from pillar.agent import Agent
 from pillar.cmd.zedrouter.appnetwork import World, app_network_status, networks, vifs_on
 from pillar.cmd.zedrouter.instances import VifUse, instance_status, judge, leaving_status
 from pillar.cmd.zedrouter.ledger import Ledger
+from pillar.cmd.zedrouter.lisp import lisp_config
 from pillar.cmd.zedrouter.numbers import APP_NUM, BRIDGE_NUM, NoNumber
 from pillar.cmd.zedrouter.outcome import Outcome
 from pillar.keyqueue import KeyQueue
@@ -51,7 +52,8 @@ _MODES: Final = {
         Mode="kernel",
         KernelChanged=True,
         Explanation="zedrouter runs with --network kernel: it makes bridges, addresses, routes, rules and DHCP in its "
-        "namespace; `pillar net` shows them",
+        "namespace; `pillar net` shows them. A LISP data plane is out of its scope: for meshes it writes "
+        "run/zedrouter/lisp/lisp.config, and guests of one mesh on this device reach each other only",
     ),
 }
 
@@ -255,7 +257,8 @@ class Zedrouter(Agent):
             return
         self.reports.follow(self.instances, self.apps)
         before = self.outcome
-        self.outcome = found = self.kernel.one_pass(self.instances, self.apps, self.network.get(GLOBAL), self.touch)
+        found = self.kernel.one_pass(self.instances, self.apps, self.network.get(GLOBAL), self.touch)
+        self.outcome = found = replace(found, instances={**found.instances, **self._write_lisp_config()})
         made = {uuid: status.CurrentUplinkIntf for uuid, status in self.instances.items() if status.Activate}
         made = {
             uuid: "" if uplink in found.dead or uuid in found.instances else uplink for uuid, uplink in made.items()
@@ -271,6 +274,19 @@ class Zedrouter(Agent):
                 if any(vif.address in addresses for _, _, vif in vifs_on(status)):
                     self.queue.mark(uuid)
         self.queue.mark_later(_KERNEL, SOON_S if found.unfinished else PASS_AT_LEAST_EVERY_S)
+
+    def _write_lisp_config(self) -> dict[Uuid, str]:
+        """For whoever runs a data plane; returns the errors of meshes that are not in it."""
+        text, errors = lisp_config(self.instances, self.apps)
+        path = self.where.agent_dir(self.name) / "lisp" / "lisp.config"
+        if not text:
+            path.unlink(missing_ok=True)
+        elif not path.is_file() or path.read_text() != text:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            staged = path.with_name(".lisp.config.new")
+            staged.write_text(text)
+            staged.rename(path)
+        return errors
 
     def _config_is_gone(self, status: AppNetworkStatus) -> bool:
         """Not merely unread yet. A management record is zedagent's, all others are zedmanager's."""

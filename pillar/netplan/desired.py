@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 from pillar.netplan.acl import host_names, host_set
 from pillar.netplan.state import Bridge, Dhcp, NetState, Route, Vif
@@ -18,6 +19,7 @@ from pillar.types.nim import DeviceNetworkStatus, NetworkPortStatus
 from pillar.types.scalars import Uuid, ip_network
 from pillar.types.zedrouter import ACE, AppNetworkStatus
 
+MESH_ROUTER: Final = "fe80::1/64"  # what the guests of a mesh of IPv6 EIDs send to
 _LABELS = ("uplink", "freeuplink")
 
 
@@ -40,7 +42,7 @@ def desired(
     for status in made.values():
         members = by_bridge.get(status.BridgeName, [])
         bridge = bridges[status.BridgeName] = _bridge(status, members, apps, ports, dead)
-        if bridge.address and not status.Ipv4Eid:
+        if bridge.address and bridge.address != MESH_ROUTER and not status.Ipv4Eid:
             dhcp[bridge.name] = _dhcp(status, bridge, members, ports)
     return NetState(mark, dict(sorted(bridges.items())), vifs, dhcp, _sysctls(bridges.values()))
 
@@ -63,7 +65,7 @@ def _bridge(
     named = {vif.Name for vif in status.Vifs or ()} | {vif.name for vif in vifs}
     if switch and status.Activate and status.CurrentUplinkIntf:
         named.add(status.CurrentUplinkIntf)  # a pulled cable does not take the port out of its bridge
-    address = ""
+    address = MESH_ROUTER if status.IpType == AddressType.CRYPTO_IPV6 and not switch else ""
     network = ip_network(status.Subnet) if status.IpType != AddressType.NONE else None
     if status.BridgeIPAddr and network is not None and not switch:
         address = f"{status.BridgeIPAddr}/{network.prefixlen}"
@@ -78,6 +80,7 @@ def _bridge(
         released=status.CurrentUplinkIntf if switch and not status.Activate else "",
         uplink=uplink,
         routes=frozenset() if switch else frozenset(_routes(status, address, uplink, apps, ports)),
+        eids=frozenset(_eids(status, apps)),
         helper=status.HasEncap,
     )
 
@@ -90,7 +93,7 @@ def _routes(
     ports: tuple[NetworkPortStatus, ...],
 ) -> Iterable[Route]:
     """Of the table that guests of this bridge are routed by: their own network, and one way out or none."""
-    if address:
+    if address and address != MESH_ROUTER:
         network = ipaddress.ip_interface(address).network
         yield Route(str(network), dev=status.BridgeName)
         port = next((port for port in ports if port.IfName == uplink), None)
@@ -102,6 +105,11 @@ def _routes(
             yield Route(f"default{suffix}", port.Gateway, uplink)
         else:
             yield Route(f"default{suffix}")
+    yield from _eids(status, apps)
+
+
+def _eids(status: NetworkInstanceStatus, apps: Mapping[Uuid, AppNetworkStatus]) -> Iterable[Route]:
+    """A host route to each guest of a mesh: EIDs are in no subnet."""
     if status.Type == NetworkInstanceType.MESH:
         for app in apps.values():
             for overlay in app.OverlayNetworkList or () if app.Activated else ():
@@ -215,6 +223,9 @@ def _sysctls(bridges: Iterable[Bridge]) -> dict[str, str]:
         if ":" not in bridge.address and not any(":" in route.to for route in bridge.routes):
             wanted[f"ipv6/conf/{bridge.name}/disable_ipv6"] = "1"  # no guest talks to the device past its rules
         if bridge.switch:
+            continue
+        if ":" in bridge.address:
+            wanted["ipv6/conf/all/forwarding"] = "1"  # for IPv6 the kernel has one switch only (before Linux 6.17)
             continue
         # Of these interfaces only: `ip_forward` would make a router of all the others too.
         wanted[f"ipv4/conf/{bridge.name}/forwarding"] = "1"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from pillar.netplan import RULE_PRIORITY, TABLE_BASE
 from pillar.netplan.state import Actual, Bridge, Link, NetState, Route, alias_of, is_ours
 from pillar.types.scalars import Uuid
 
+MAIN: Final = 254  # the kernel's table
 _VIF_KINDS = ("tun", "veth", "macvlan", "")  # what a hypervisor makes, or hardware
 
 
@@ -112,9 +114,10 @@ class ReplaceRoute:
     owner: Uuid
     bridge: str  # whose table it is
     route: Route
+    table: int = 0  # another one
 
     def __str__(self) -> str:
-        return f"ip route replace {self.route} table <{self.bridge}>"
+        return f"ip route replace {self.route} table {self.table or f'<{self.bridge}>'}"
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ def _route_steps(bridge: Bridge, link: Link | None, actual: Actual) -> Iterator[
             yield DeleteRoute(bridge.owner, table, route)
     for route in sorted(wanted - has, key=lambda route: (bool(route.via), route)):
         yield ReplaceRoute(bridge.owner, bridge.name, route)
+    for route in sorted(bridge.eids - actual.routes.get(MAIN, frozenset())):
+        yield ReplaceRoute(bridge.owner, bridge.name, route, MAIN)
     for version in sorted({_version(route) for route in wanted}):
         if link is None or (bridge.name, table, version) not in actual.rules:
             yield AddRule(bridge.owner, bridge.name, version)
@@ -295,7 +300,13 @@ def _leftovers(state: NetState, actual: Actual, tables: dict[int, Bridge]) -> It
                 continue  # another device's in this namespace
             yield DeleteRule("", name, table, version)
     for table, routes in sorted(actual.routes.items()):
-        if table not in tables and not _of_another(table, state, actual):
+        if table == MAIN:
+            wanted_here = {route for bridge in state.bridges.values() for route in bridge.eids}
+            foreign = {link.name for link in actual.links.values() if not is_ours(link, state.mark)}
+            for route in sorted(routes - wanted_here):
+                if route.dev not in foreign:
+                    yield DeleteRoute("", table, route)
+        elif table not in tables and not _of_another(table, state, actual):
             for route in sorted(routes):
                 yield DeleteRoute("", table, route)
     wanted = {*state.bridges, *(f"s{name}" for name, bridge in state.bridges.items() if bridge.helper)}

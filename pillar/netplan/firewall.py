@@ -3,6 +3,7 @@
     bridge <mark>   prerouting          a guest sends with its own MAC and address only; so an address means a vif
                     forward, output     access rules of vifs on switches (single packets)
     inet <mark>     forward, input      access rules of vifs on instances with addresses (flows, see `acl`)
+                    output              no redirects within a mesh
                     nat prerouting      port maps, for what comes in by the uplink
                     nat postrouting     the uplink's address for what goes out by it
 
@@ -201,10 +202,13 @@ def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
         "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
         "jump judge",
     ]
+    # Guests of a mesh reach each other through the device: a redirect would send them where nobody answers.
+    from_device = ["oifname @bridges icmpv6 type nd-redirect drop"]
     return {
         "judge": Chain(tuple(Rule(text) for text in judged)),
         "forward": Chain(tuple(Rule(text) for text in between), Hook("filter", "forward", _FILTER)),
         "input": Chain(tuple(Rule(text) for text in to_device), Hook("filter", "input", _FILTER)),
+        "output": Chain(tuple(Rule(text) for text in from_device), Hook("filter", "output", _FILTER)),
         "portmaps": Chain(tuple(maps), Hook("nat", "prerouting", _NAT_IN)),
         "outward": Chain(tuple(masquerades), Hook("nat", "postrouting", _NAT_OUT)),
     }
@@ -226,7 +230,7 @@ def _port_map_rules(vif: Vif) -> Iterator[Rule]:
 
 def _masquerades(bridges: list[Bridge]) -> Iterator[Rule]:
     for bridge in bridges:
-        if bridge.uplink and bridge.address:
+        if bridge.uplink and bridge.address and not bridge.address.startswith("fe80:"):
             network = ipaddress.ip_interface(bridge.address).network
             family = "ip" if network.version == 4 else "ip6"
             yield Rule(f'oifname "{bridge.uplink}" {family} saddr {network} masquerade', bridge.owner)

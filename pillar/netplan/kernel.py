@@ -42,6 +42,7 @@ from pillar.netplan.state import Actual, Route
 _SYSCTLS: Final = Path("/proc/sys/net")
 _UNREACHABLE: Final = 7
 _DUMP_TRIES: Final = 5
+_IFA_F_NODAD: Final = 2  # no other device has the bridge's address on its bridge
 _GROUPS: Final = (
     rtnl.RTMGRP_LINK
     | rtnl.RTMGRP_IPV4_IFADDR
@@ -194,12 +195,13 @@ class Kernel:
                     route.link("set", index=self._index(name), state="up")
             case AddAddress(dev=dev, address=address):
                 own, _, length = address.partition("/")
-                route.addr("add", index=self._index(dev), address=own, prefixlen=int(length))
+                words = {"flags": _IFA_F_NODAD} if ":" in own else {}
+                route.addr("add", index=self._index(dev), address=own, prefixlen=int(length), **words)
             case DeleteAddress(dev=dev, address=address):
                 own, _, length = address.partition("/")
                 route.addr("del", index=self._index(dev), address=own, prefixlen=int(length))
-            case ReplaceRoute(bridge=bridge, route=wanted):
-                route.route("replace", **self._route_words(wanted, TABLE_BASE + self._index(bridge)))
+            case ReplaceRoute(bridge=bridge, route=wanted, table=table):
+                route.route("replace", **self._route_words(wanted, table or TABLE_BASE + self._index(bridge)))
             case DeleteRoute(table=table, route=unwanted):
                 route.route("del", **self._route_words(unwanted, table))
             case AddRule(bridge=bridge, version=version):
@@ -278,7 +280,7 @@ def _tells_of_rules(message: bytes) -> bool:
 
 def _address(message: Any) -> tuple[int, str]:
     address = message.get("local") or message.get("address")
-    if not address or address.startswith("fe80:"):
+    if not address or (address.startswith("fe80:") and address != "fe80::1"):  # the kernel's own
         return message["index"], ""
     return message["index"], f"{address}/{message['prefixlen']}"
 

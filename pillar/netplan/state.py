@@ -42,6 +42,7 @@ class Bridge:
     released: str = ""  # a device port that must not be on it any more
     uplink: str = ""  # a way out that works now; a switch's is also one of `ports`
     routes: frozenset[Route] = frozenset()  # of its own table
+    eids: frozenset[Route] = frozenset()  # to guests of a mesh, in the main table
     helper: bool = False  # a dummy `s<bridge>` with MTU 1280 beside it (HasEncap)
 
 
