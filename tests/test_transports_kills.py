@@ -140,6 +140,7 @@ def killed_at(
     status, result = forker.ended()
     assert status == 0
     assert store.proxy.passed == result["received"] == size - had
+    print(f"{len(losses)} kills, {max(losses)} bytes again at most, {sum(losses) // len(losses)} on the average")
     return result, losses
 
 

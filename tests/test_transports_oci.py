@@ -254,6 +254,7 @@ def kill_at_each(points: list[int], device: ContainerDevice, registry: Registry,
     whole = digests(layout, "one")
     size = sum((layout / "blobs" / "sha256" / name).stat().st_size for name in whole)
     proxy = CountingProxy(registry.port)
+    losses = []
     try:
         device.datastore(f"http://127.0.0.1:{proxy.port}")
         for point in points:
@@ -271,12 +272,14 @@ def kill_at_each(points: list[int], device: ContainerDevice, registry: Registry,
             assert device.blobs() == whole
             again = proxy.sent - before - size
             assert again <= MIB + OVERHEAD, f"killed after {point} bytes: {again} were fetched again"
+            losses.append(again)
             device.configs.remove(key)
             device.statuses.wait_gone(key)
             eventually(lambda: device.blobs() == set(), "it is gone again")
             device.downloader.kill()
     finally:
         proxy.close()
+    print(f"{len(losses)} kills, {max(losses)} bytes again at most, {sum(losses) // len(losses)} on the average")
 
 
 # ---- on a whole device

@@ -234,8 +234,8 @@ KILL_POINTS = [at + off for at in range(0, len(CONTENT) + 1, 64 * 1024) for off 
 KILL_STEPS = [22, 700, 1_200, 2_000, 2_600, 3_200]  # bytes of the server's: banner, key exchange, login, open
 
 
-def killed_at(proxy: CountingProxy, fields: dict[str, str], target: Path, point: int) -> None:
-    """Kill a fetch when so many of the server's bytes passed, fetch again, and count."""
+def killed_at(proxy: CountingProxy, fields: dict[str, str], target: Path, point: int) -> int:
+    """Kill a fetch when so many of the server's bytes passed, fetch again, and count what came twice."""
     target.unlink(missing_ok=True)
     before = proxy.sent
     proxy.hold_at(point)
@@ -250,6 +250,7 @@ def killed_at(proxy: CountingProxy, fields: dict[str, str], target: Path, point:
     assert target.read_bytes() == CONTENT
     again = proxy.sent - before - len(CONTENT)
     assert again <= MIB + OVERHEAD, f"killed after {point} bytes: {again} were fetched again"
+    return again
 
 
 def test_killed_anywhere_at_most_a_mebibyte_is_fetched_again(
@@ -267,8 +268,9 @@ def test_killed_anywhere_at_most_a_mebibyte_is_fetched_again(
 def test_killed_at_every_64_kib_at_most_a_mebibyte_is_fetched_again(
     sshd: Sshd, proxy: CountingProxy, image: Path, tmp_path: Path
 ):
-    for point in KILL_STEPS + KILL_POINTS:
-        killed_at(proxy, sshd.source(image, url=sshd.fqdn(port=proxy.port)), tmp_path / "got", point)
+    fields = sshd.source(image, url=sshd.fqdn(port=proxy.port))
+    again = [killed_at(proxy, fields, tmp_path / "got", point) for point in KILL_STEPS + KILL_POINTS]
+    print(f"{len(again)} kills, {max(again)} bytes again at most, {sum(again) // len(again)} on the average")
 
 
 def test_a_killed_downloader_goes_on_where_it_stopped(sshd: Sshd, proxy: CountingProxy, image: Path, root: Path):
