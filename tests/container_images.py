@@ -12,7 +12,7 @@ from agentproc import AgentProcess, Table
 from servers import needs
 
 STORE = "bc51aa4c-897f-4394-9f3a-760fe1affc4e"
-LAYER_BYTES = 3 * 1024 * 1024
+LAYER_BYTES = 8 * 1024 * 1024
 
 
 def make_layout(directory: Path) -> Path:

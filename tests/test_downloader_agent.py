@@ -129,10 +129,25 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(device: Device, fault_
     assert again.headers["if-range"] == fault_server.objects["/d/image"].etag
 
 
-def test_killed_again_and_again_no_byte_is_lost_and_few_are_fetched_twice(device: Device, fault_server: FaultServer):
+def on_disk_kib(device: Device) -> int:
+    """What downloads take of the disk, each file rounded up; a part file has gaps."""
+    total = 0
+    for path in (device.root / "persist" / "downloads").rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            total += -(
+                -(min(status.st_size, status.st_blocks * 512) if ".part" in path.name else status.st_size) // 1024
+            )
+    return total
+
+
+def test_killed_again_and_again_no_byte_is_lost_and_the_sums_are_those_of_the_disk(
+    device: Device, fault_server: FaultServer
+):
     fault_server.put("/d/image", CONTENT)
     device.datastore(fault_server)
     device.want()
+    Table(device.root, "global", "GlobalDownloadConfig").write("global", MaxSpace=100_000)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     stops = sorted(random.Random(seed).sample(range(1, len(CONTENT)), 4))
@@ -142,11 +157,14 @@ def test_killed_again_and_again_no_byte_is_lost_and_few_are_fetched_twice(device
         fault_server.fault("/d/image", Fault(hold_after=stop - have))
         device.agent.start()
         eventually(lambda stop=stop: device.part.exists() and device.part.stat().st_size == stop, f"{stop} bytes")
+        sums = device.space.wait("global", UsedSpace=on_disk_kib(device), ReservedSpace=lambda kib: kib > 0)
+        assert sums["UsedSpace"] + sums["ReservedSpace"] + sums["RemainingSpace"] == 100_000
         device.agent.kill()
         have = stop
         fault_server.release()
     device.agent.start()
     device.statuses.wait(NAME, State=3)
+    device.space.wait("global", UsedSpace=on_disk_kib(device), ReservedSpace=0)
     assert device.image.read_bytes() == CONTENT
     starts = [seen.range_start for seen in fault_server.requests("/d/image")]
     assert starts == [0, *stops]

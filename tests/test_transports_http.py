@@ -222,6 +222,7 @@ def test_a_server_that_drips_is_given_up(fault_server: FaultServer, tmp_path: Pa
     fault_server.fault("/a", Fault(cut_after=100, times=99))
     with pytest.raises(TransportFailed, match=r"stalled at byte \d+: \d+ bytes in 61 s"):
         fetch(fault_server.put("/a", CONTENT[:2000]), tmp_path / "a", clock=lambda: float(next(seconds)))
+    assert len(fault_server.requests("/a")) == 1  # asked again at once it would have another minute
 
 
 def test_abort_from_another_thread_ends_a_read_that_waits(fault_server: FaultServer, tmp_path: Path):

@@ -40,6 +40,10 @@ class TooLarge(TransportFailed):
     """The object is larger than what may be stored."""
 
 
+class Dripping(TransportFailed):
+    """The server holds the connection and hardly sends; asking again at once would give it another minute."""
+
+
 class WrongContent(TransportFailed):
     """The object is whole and is not the one that was asked for."""
 
@@ -134,7 +138,7 @@ class Fetch:
                     raise
                 self.streams = 1  # a server that is at odds with itself is asked in the plainest way
                 part.restart()
-            except TooLarge:
+            except (TooLarge, Dripping):
                 raise
             except TransportFailed:
                 gained = self.received - before
@@ -265,7 +269,7 @@ class Fetch:
         if now - start >= DRIP_WINDOW_S:
             came = self.received - bytes_then
             if came < min(DRIP_BYTES, self.throttle.bytes_per_s or DRIP_BYTES):
-                raise TransportFailed(f"stalled at byte {at}: {came} bytes in {now - start:.0f} s")
+                raise Dripping(f"stalled at byte {at}: {came} bytes in {now - start:.0f} s")
             self._window = (now, self.received)
 
 

@@ -11,6 +11,7 @@ Object stores whose requests are signed are read the same way, see `signed`.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -379,4 +380,5 @@ def _reason(err: BaseException) -> str:
         return "the answer broke off before its end"
     text = " ".join(str(err).split())
     text = text.rpartition(": ")[2] if text.startswith("HTTP") else text
+    text = re.sub(r"^\[Errno -?\d+\] ", "", text)
     return text or type(err).__name__
