@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import library, network, processes, scale, transports
+from pillar.bench import library, network, peers, processes, scale, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -38,6 +38,9 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "many_vs_serial": transports.many_vs_serial,
     "network": network.network,
 }
+
+
+PEERS = "peers"  # measured on request only: needs servers
 
 
 class Target(NamedTuple):
@@ -82,22 +85,48 @@ TARGETS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--json", action="store_true", help="print one flat JSON object")
-    parser.add_argument("--only", choices=sorted(GROUPS), action="append", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument(
+        "--only", choices=[*GROUPS, PEERS], action="append", metavar="GROUP", help=", ".join([*GROUPS, PEERS])
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="measure other systems too, by the same work (`--only peers`: only them)"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
     figures: dict[str, float] = {}
-    for name in options.only or GROUPS:
-        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+    chosen = options.only or [*GROUPS]
+    for name in chosen:
+        if name == PEERS:
+            continue
+        _say(f"measuring {name} ...")
         figures |= {key: round(value, 4) for key, value in GROUPS[name]().items()}
+    measured_peers = {}
+    if options.peers or PEERS in chosen:
+        _say("measuring peers ...")
+        measured_peers = peers.measure(_say)
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps(figures | ({PEERS: measured_peers} if measured_peers else {})))
     else:
-        print("\n".join(_lines(figures)))
+        print("\n".join([*(_lines(figures) if figures else ()), *_peer_lines(measured_peers)]))
     missed = [key for key, target in TARGETS.items() if key in figures and not target.met(figures[key])]
     return 1 if missed and options.check else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _peer_lines(measured: dict[str, dict[str, float]]) -> list[str]:
+    if not measured:
+        return []
+    columns = ("publish_us", "latency_p50_us", "burst_per_s")
+    rows: list[list[str | tuple[str, str]]] = [
+        [name, *(f"{figures[column]:,.0f}" for column in columns)] for name, figures in measured.items()
+    ]
+    return table(rows, Palette.of(), header=("peer", *columns), right=(1, 2, 3))
 
 
 def _lines(figures: dict[str, float]) -> list[str]:
