@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -68,9 +67,9 @@ class Zedrouter(Agent):
         parser.add_argument(
             "--network",
             choices=list(_MODES),
-            default=_wanted_mode(),
+            default="none",
             help="what is done in the kernel: none, all is planned and published only; kernel, it is made there, which "
-            "needs root, nft and dnsmasq (default: $PILLAR_NETWORK, else none)",
+            "needs root, nft and dnsmasq (default: %(default)s)",
         )
 
     def start(self) -> None:
@@ -387,12 +386,6 @@ class Zedrouter(Agent):
             for network, addresses in named.items():
                 merged.setdefault(network, set()).update(addresses)
         return merged
-
-
-def _wanted_mode() -> str:
-    """What `pillar up --network` hands down to the agents it starts."""
-    wanted = os.environ.get("PILLAR_NETWORK", "")
-    return wanted if wanted in _MODES else "none"
 
 
 def _same_for_apps(before: NetworkInstanceStatus, after: NetworkInstanceStatus) -> bool:

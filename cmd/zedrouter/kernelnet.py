@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from pillar.cmd.zedrouter.leasewatch import LeaseWatch
 from pillar.cmd.zedrouter.outcome import Outcome
 from pillar.locations import Locations
 from pillar.loop import Loop
@@ -46,6 +47,9 @@ class KernelNetwork:
         self._generation = -1
         self._made: firewall.Made = {}
         self._said: dict[str, str] = {}
+        self._dnsmasqs.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._leases = LeaseWatch(self._dnsmasqs.directory, wake)
+        loop.add_reader(self._leases.fileno(), self._leases.look)
         for events in self.kernel.events:
             loop.add_reader(events.fileno(), lambda events=events: self._event(events))  # type: ignore[misc]
 

@@ -15,7 +15,6 @@ exit status: 0 ended by a signal or `pillar down` (with --daemon: all agents are
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 
 from pillar.agent import run_with
@@ -29,19 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The supervisor's options are those of every agent, and which agents."""
     add_daemon_options(parser)
     Supervisor.add_arguments(parser)
-    parser.add_argument(
-        "--network",
-        choices=["none", "kernel"],
-        help="what the agents started from now on do in the kernel: none, plan only; kernel, make it there, which "
-        "needs root (default: $PILLAR_NETWORK, else none)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Supervise until a signal ends it; where a supervisor runs, have it try again what failed."""
     signal.signal(RETRY, signal.SIG_IGN)  # until the supervisor listens
-    if args.network is not None:
-        os.environ["PILLAR_NETWORK"] = args.network  # every agent inherits it
     where = Locations(args.root)
     supervisor = find(where, SUPERVISOR, None)
     failed = [name for name, record in ledger(where).items() if record.State == "failed"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pillar.netplan import TABLE_BASE
+from pillar.netplan.acl import AclError, port_maps
 from pillar.netplan.state import Actual, Bridge, Link, NetState, Vif, is_ours
 from pillar.types.scalars import Uuid
+
+_PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp"}
 
 Counters = Mapping[str, tuple[int, int]]  # packets, bytes by counter
 
@@ -74,10 +78,19 @@ def _vif_line(vif: Vif, bridge: Link | None, actual: Actual, counters: Counters,
     for way in ("out", "in"):
         passed, dropped = passed_and_dropped(vif.name, way, counters)
         told.append(f"{way} {passed} packets" + (f", {dropped} dropped" if dropped else ""))
-    rules = f"{len(vif.rules)} rule{'' if len(vif.rules) == 1 else 's'}"
+    rules = f"{len(vif.rules)} rule{'' if len(vif.rules) == 1 else 's'}{_port_maps(vif)}"
     address = vif.address or ("" if vif.switch else "NO ADDRESS")
     name = names.get(vif.owner, vif.owner)
     return "  ".join(filter(None, (vif.name, vif.mac, address, name, rules, "; ".join(told)))) + where
+
+
+def _port_maps(vif: Vif) -> str:
+    """The ports of the uplink that lead to this guest."""
+    found = []
+    for rule in vif.rules if vif.uplink else ():
+        with contextlib.suppress(AclError):
+            found += [f"{_PROTOCOLS.get(p, p)} {port}->{target}" for p, port, target in port_maps(rule)]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def passed_and_dropped(vif: str, way: str, counters: Counters) -> tuple[int, int]:
