@@ -67,7 +67,8 @@ class LaunchedDomains:
         """Take the domain's lock, empty the file, return the locked descriptor. Raises HypervisorError when it runs."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = self.lock(uuid)
-        holder = self.main_process(uuid)  # before the file is made: a removed one must not look like one never written
+        # Before the file is made: a removed one must not look like one never written.
+        holder = self.main_process(uuid, fresh=True)
         lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if holder is not None and _proc.alive(holder):
@@ -111,6 +112,7 @@ class LaunchedDomains:
             raise CannotRun(problem) if int(number) in LASTING_ERRORS else HypervisorError(problem)
         if self.main_process(uuid) is None:  # the pipe closed because the launcher ended, not because it went on
             raise HypervisorError(f"the launcher failed before it ran {image}: {_exit_text(child.wait())}")
+        _members.look_again()
         with self._guard:
             self._children[uuid] = child
             self._ended.pop(uuid, None)
@@ -164,13 +166,13 @@ class LaunchedDomains:
         with self._guard:
             self._ended.pop(uuid, None)
 
-    def main_process(self, uuid: str) -> Identity | None:
+    def main_process(self, uuid: str, fresh: bool = False) -> Identity | None:
         """Who the lock file says the domain is; without one, who carries its path. None when nobody is known yet."""
         try:
             fields = json.loads(self.lock(uuid).read_bytes())
             return Identity(pid=fields["pid"], start_ticks=fields["start_ticks"], boot=fields["boot"])
         except FileNotFoundError:
-            return _members.main_process(self.lock(uuid))
+            return _members.main_process(self.lock(uuid), fresh)
         except (ValueError, KeyError, TypeError):  # empty, or the launcher is writing it
             return None
 

@@ -9,6 +9,7 @@ pidfd before it is asked, so the signal reaches the process that was asked or no
 import os
 import select
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,12 @@ from pillar.hypervisors import _proc
 from pillar.hypervisors._environment import LOCK_VARIABLE
 from pillar.hypervisors._proc import Identity
 
+LOOK_AGAIN_S = 0.5  # a look at all processes costs 20 ms, and one start of a domain asks a dozen times
 KILL_WAIT_S = 10.0  # a killed process that is still there after that hangs in the kernel
+
+_one_look = threading.Lock()
+_Carriers = dict[Path, list[tuple[Identity, int]]]  # lock file -> processes, each with its session
+_last_look: tuple[float, _Carriers] = (float("-inf"), {})
 
 
 def members(lock: Path, holder: Identity | None) -> dict[int, int]:
@@ -44,35 +50,58 @@ def members(lock: Path, holder: Identity | None) -> dict[int, int]:
     return found
 
 
-def main_process(lock: Path) -> Identity | None:
+def main_process(lock: Path, fresh: bool = False) -> Identity | None:
     """Who the domain is when its lock file is gone: the oldest session leader with the path or the file.
 
-    Either may be missing: a program may close what it inherits, and during an exec the environment is empty.
+    Either may be missing: a program may close what it inherits, and during an exec the environment is empty. Looks at
+    every process, so the answer may be half a second old unless it has to be `fresh`.
     """
-    entry, real_path = _entry(lock), os.path.realpath(lock)
-    found = []
-    for pid in _proc.all_pids():
-        looks = _proc.stat(pid)
-        if looks is None or looks.session != pid:
-            continue
-        if _proc.has_environment(pid, entry) or _proc.holds_file(pid, real_path):
-            found.append((looks.start_ticks, pid))
-    if not found:
-        return None
-    start_ticks, pid = min(found)
-    return Identity(pid=pid, start_ticks=start_ticks, boot=boot_id())
+    carriers = _carriers(fresh)
+    found = [
+        who
+        for place in {lock, Path(os.path.realpath(lock))}
+        for who, session in carriers.get(place, ())
+        if session == who.pid and _proc.alive(who)
+    ]
+    return min(found, key=lambda who: (who.start_ticks, who.pid), default=None)
 
 
 def locks_below(directory: Path) -> set[Path]:
-    """The lock files in this directory, there or not, that living processes carry in their environment."""
-    start = os.fsencode(f"{LOCK_VARIABLE}=")
-    carried = {
-        Path(os.fsdecode(entry[len(start) :]))
-        for pid in _proc.all_pids()
-        for entry in _proc.environment(pid)
-        if entry.startswith(start)
+    """The lock files in this directory, there or not, that living processes carry. May be half a second old."""
+    places = directory, Path(os.path.realpath(directory))
+    return {
+        lock
+        for lock, carriers in _carriers().items()
+        if lock.parent in places and any(_proc.alive(who) for who, _ in carriers)
     }
-    return {lock for lock in carried if lock.parent == directory}
+
+
+def look_again() -> None:
+    """A domain was just started: what was seen before does not tell of it."""
+    global _last_look
+    with _one_look:
+        _last_look = float("-inf"), {}
+
+
+def _carriers(fresh: bool = False) -> _Carriers:
+    """Every lock file that a process carries in its environment or has open, with those processes."""
+    global _last_look
+    with _one_look:
+        taken, found = _last_look
+        if not fresh and time.monotonic() - taken < LOOK_AGAIN_S:
+            return found
+        taken, found, boot = time.monotonic(), {}, boot_id()
+        start = os.fsencode(f"{LOCK_VARIABLE}=")
+        for pid in _proc.all_pids():
+            looks = _proc.stat(pid)
+            if looks is None:
+                continue
+            entries = [entry for entry in _proc.environment(pid) if entry.startswith(start)]
+            locks = {Path(os.fsdecode(entry[len(start) :])) for entry in entries}
+            for lock in locks or {Path(path) for path in _proc.open_files(pid, ".lock")}:
+                found.setdefault(lock, []).append((Identity(pid, looks.start_ticks, boot), looks.session))
+        _last_look = taken, found
+        return found
 
 
 def _entry(lock: Path) -> bytes:
@@ -84,7 +113,12 @@ def end_all(lock: Path, holder: Identity | None, grace_s: float) -> list[int]:
 
     Returns the pids that survived even that: processes that hang in the kernel.
     """
-    _signal_and_wait(members(lock, holder), signal.SIGTERM, grace_s)
+    if holder is None and not lock.exists() and not {lock, Path(os.path.realpath(lock))} & _carriers().keys():
+        return []
+    first = members(lock, holder)
+    if not first:
+        return []
+    _signal_and_wait(first, signal.SIGTERM, grace_s)
     deadline = time.monotonic() + KILL_WAIT_S
     while left := members(lock, holder):  # again and again: a process may fork while it is being looked for
         pids = sorted(left)

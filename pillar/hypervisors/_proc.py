@@ -79,17 +79,24 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
-def holds_file(pid: int, path: str) -> bool:
-    """Whether the process has the file open that stands, or stood, at this real path. False when we may not look.
+def open_files(pid: int, ending: str) -> list[str]:
+    """The paths of the process's open files that end so, whether or not they are still there. [] if we may not look.
 
-    Compares names as the kernel tells them and opens nothing: another process's file may hang on a dead server.
+    Names as the kernel tells them, nothing is opened: another process's file may hang on a dead server.
     """
+    found = []
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(FileNotFoundError, ProcessLookupError):
-                if os.readlink(f"/proc/{pid}/fd/{name}") in (path, f"{path} (deleted)"):
-                    return True
-    return False
+                path = os.readlink(f"/proc/{pid}/fd/{name}").removesuffix(" (deleted)")
+                if path.endswith(ending):
+                    found.append(path)
+    return found
+
+
+def holds_file(pid: int, path: str) -> bool:
+    """Whether the process has the file open that stands, or stood, at this real path. False when we may not look."""
+    return path in open_files(pid, path)
 
 
 def environment(pid: int) -> list[bytes]:
