@@ -117,6 +117,7 @@ def test_a_container_from_a_registry_runs_on_its_bridge_and_goes_without_a_trace
     assert "started 1 as hello" in device.where.log(app).read_text()
     status = device.domain(app)
     assert os.readlink(f"/proc/{status.DomainId}/ns/net") != os.readlink("/proc/self/ns/net")
+    assert device.restarts() == {}  # what a thread of domainmgr does in another namespace ended it once
     device.deploy({**config, "apps": []})
     device.wait_gone(app)
     assert containers(device) == set()

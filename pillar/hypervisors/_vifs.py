@@ -13,9 +13,14 @@ All functions work in the network namespace of the calling process and may be re
 whose text names the vif. pyroute2 is loaded when the first vif is made or looked for: it costs 0.3 s.
 """
 
+import ctypes
 import errno
+import fcntl
 import hashlib
 import os
+import socket
+import struct
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 _LONGEST_ROOT = 200  # an alias holds 255 bytes
 _IFF_UP = 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
+_CLONE_NEWNET = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,6 @@ def make_veth(vif: VifInfo, owner: Owner, namespace: Path, inner: str) -> None:
     Both are up. `namespace` is a file of it, as /run/netns/<name> or /proc/<pid>/ns/net. A pair that is there is made
     anew, because nothing tells whether its other end is still where it belongs.
     """
-    from pyroute2 import IPRoute
-
     with _kernel(f"cannot make the veth pair {vif.Vif!r}", vif) as kernel:
         found = _look(kernel, vif.Vif)
         if found is not None:
@@ -79,8 +84,42 @@ def make_veth(vif: VifInfo, owner: Owner, namespace: Path, inner: str) -> None:
         finally:
             os.close(target)
         _finish(kernel, _look(kernel, vif.Vif), vif, owner)
-        with IPRoute(netns=str(namespace)) as inside:
-            inside.link("set", ifname=inner, state="up")
+        _bring_up(inner, namespace)
+
+
+def _bring_up(name: str, namespace: Path) -> None:
+    """Set a link of another network namespace up. Raises OSError.
+
+    Not by pyroute2's `netns`: it forks, and ends the child with SIGTERM. A child forked from an agent has the agent's
+    signal handler and the descriptor that this writes to, so the agent took the signal for its own and ended.
+    """
+    with _socket_in(namespace) as inside:
+        asked = struct.pack("16sH14x", name.encode(), 0)
+        (flags,) = struct.unpack_from("H", fcntl.ioctl(inside, _SIOCGIFFLAGS, asked), 16)
+        fcntl.ioctl(inside, _SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | _IFF_UP))
+
+
+def _socket_in(namespace: Path) -> socket.socket:
+    """A socket of another network namespace: made by a thread that enters it and ends. Raises OSError."""
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def make() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        try:
+            with namespace.open("rb") as target:
+                if libc.setns(target.fileno(), _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(namespace))
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=make, name="vif")
+    thread.start()
+    thread.join()
+    for error in failed:
+        raise error
+    return made[0]
 
 
 def remove(owner: Owner, keep: Collection[str] = ()) -> None:
