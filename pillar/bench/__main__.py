@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import library, network, peers, processes, scale, transports
+from pillar.bench import container, library, network, peers, processes, scale, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -37,6 +37,7 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "downloader_rss": transports.downloader_rss,
     "many_vs_serial": transports.many_vs_serial,
     "network": network.network,
+    "container": container.container,
 }
 
 
@@ -79,6 +80,7 @@ TARGETS = {
     "net_apply_ms": Target(150),
     "net_100_s": Target(15),
     "net_noop_ms": Target(100),
+    "container_deploy_s": Target(1.0),
 }
 
 

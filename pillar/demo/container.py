@@ -25,6 +25,7 @@ HTTP_PORT = 80
 APPLETS = ("sh", "httpd", "ip", "awk", "tr", "cat", "echo", "sleep", "id", "env", "wget", "ls", "mount", "ps")
 _ENTRY = f"""#!/bin/sh
 echo "hello from $PILLAR_ECO_NAME" >/www/index.html
+echo '{{"hello": "from '"$PILLAR_ECO_NAME"'", "uuid": "'"$PILLAR_ECO_UUID"'"}}' >/www/hello
 addresses=$(ip -4 -o address | awk '{{print $2, $4}}' | tr '\\n' ' ')
 echo "$PILLAR_ECO_NAME serves HTTP on port {HTTP_PORT}, addresses: $addresses"
 exec httpd -f -v -p {HTTP_PORT} -h /www

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -19,9 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from pillar.agents import AGENTS
-from pillar.demo import device, eco
+from pillar.demo import device
 from pillar.demo.device import Onlooker, Seen
 from pillar.demo.images import ImageServer
+from pillar.demo.kinds import Kind
 from pillar.demo.screen import Screen
 from pillar.locations import Locations
 from pillar.types.enums import SwState
@@ -44,12 +43,13 @@ class DemoFailed(Exception):
 class Show:
     """One run of the demo on one root."""
 
-    def __init__(self, root: Path, screen: Screen) -> None:
+    def __init__(self, root: Path, screen: Screen, kind: Kind) -> None:
         self.root = root
+        self.kind = kind
         self.where = Locations(root)
         self.screen = screen
         self.app_id = str(uuid.uuid4())
-        self.image = eco.build("hello.img", IMAGE_BYTES)
+        self.image = kind.build(IMAGE_BYTES)
         self._told: dict[str, str] = {}  # download -> the state last shown
 
     def run(self, *, keep: bool) -> None:
@@ -65,7 +65,7 @@ class Show:
                 self.deploy(server)
                 self.kill_the_downloader(server, onlooker)
                 self.wait_until_running(onlooker)
-                url = self.ask_the_eco()
+                url = self.ask_the_eco(onlooker)
                 self.check_fetches(server)
                 if keep:
                     self.leave(url)
@@ -84,17 +84,19 @@ class Show:
         if (pid := self._other_pid("pillar", 0)) and Path(f"/proc/{pid}").exists():
             raise DemoFailed(f"a device runs on {self.root} already (supervisor {pid}): choose another --root")
         try:
-            self._pillar("up", "--daemon")
+            self._pillar("up", "--daemon", *self.kind.up)
         except BaseException:  # an interrupt too: some of them may run
             self._run_pillar("down")
             raise
         names = [entry.name for entry in AGENTS]
-        self.screen.step("up", f"{len(names)} agents run on {self.root}", root=str(self.root), agents=names)
+        self.screen.step(
+            "up", f"{len(names)} agents run on {self.root}, {self.kind.where}", root=str(self.root), agents=names
+        )
 
     def deploy(self, server: ImageServer) -> None:
         """Hand the config to zedagent, as a file, the way a person would."""
         path = self.root / "demo-config.json"
-        path.write_text(json.dumps(device.config(self.image, server.url, self.app_id), indent=1))
+        path.write_text(json.dumps(self.kind.config(self.image, server.url, self.app_id), indent=1))
         mib = len(self.image.content) / 1024 / 1024
         self.screen.step(
             "deploy",
@@ -125,20 +127,25 @@ class Show:
 
         self._wait(onlooker, running, "the ECO to be RUNNING")
 
-    def ask_the_eco(self) -> str:
+    def ask_the_eco(self, onlooker: Onlooker) -> str:
         """Ask the running ECO over HTTP; returns its address."""
         log = self.where.log(self.app_id)
         deadline = time.monotonic() + PATIENCE_S
-        while not (found := re.search(r"listening on (\S+)", log.read_text() if log.exists() else "")):
+        url = body = ""
+        problem: object = f"it does not say where it listens; its log is {log}"
+        while not body:
             if time.monotonic() > deadline:
-                raise DemoFailed(f"the ECO runs but does not listen; its log is {log}")
-            time.sleep(0.02)
-        url = f"http://{found[1]}/hello"
-        try:
-            with _direct.open(url, timeout=10) as answer:
-                body = answer.read().decode()
-        except OSError as err:
-            raise DemoFailed(f"{url}: the ECO does not answer: {err}") from err
+                raise DemoFailed(f"the ECO runs but does not answer {url}: {problem}")
+            onlooker.wait(0.02)
+            address = self.kind.address(onlooker, log, self.app_id)
+            if not address:
+                continue
+            url = f"{address}/hello"
+            try:
+                with _direct.open(url, timeout=10) as answer:
+                    body = answer.read().decode().strip()
+            except OSError as err:  # it is RUNNING, and its server on the way
+                problem = err
         if json.loads(body)["uuid"] != self.app_id:
             raise DemoFailed(f"{url} is answered by somebody else: {body}")
         self.screen.step("answer", f"GET {url} -> {body}", url=url, answer=json.loads(body))
@@ -170,10 +177,8 @@ class Show:
         self._wait(onlooker, lambda: all(self.app_id not in table for table in tables), "the ECO's records to go")
         self._wait(onlooker, lambda: not _in_use(onlooker), "the image to be let go")
         try:
-            _direct.open(url, timeout=5).close()
-        except urllib.error.URLError as err:
-            if not isinstance(err.reason, ConnectionRefusedError):
-                raise DemoFailed(f"{url}: expected nobody to listen any more, got: {err.reason}") from err
+            _direct.open(url, timeout=2).close()
+        except OSError:  # refused, or its address is nobody's any more
             self.screen.step(
                 "gone",
                 "the ECO is gone: no record of it is left, nobody answers; its image stays, unused, for DownloadGCTime",
