@@ -150,10 +150,21 @@ class Loop:
         """Call `callback` in the loop when the process gets this signal. Main thread only."""
         if self._signal_pipe is None:
             self._signal_pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.register_at_fork(after_in_child=self._forget_signals)
             self.add_reader(self._signal_pipe[0], self._drain_signals)
             signal.set_wakeup_fd(self._signal_pipe[1], warn_on_full_buffer=False)
         self._signals[number] = callback
         signal.signal(number, _noted)
+
+    def _forget_signals(self) -> None:
+        """In a forked child (a library's: we never fork ourselves): its signals are its own.
+
+        It would share the pipe: a SIGTERM to the child ended the agent. pyroute2 ends its helper that way.
+        """
+        if self._signal_pipe is not None:
+            signal.set_wakeup_fd(-1)
+            for number in self._signals:
+                signal.signal(number, signal.SIG_DFL)
 
     def heartbeat(self, seconds: float, callback: Callback) -> None:
         """Call `callback` now and then about every `seconds`, between any two callbacks."""

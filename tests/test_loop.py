@@ -414,3 +414,26 @@ def test_cancelled_work_ends_as_cancelled_whether_it_runs_or_waits(loop):
     assert all(outcome.cancelled and not outcome.ok for outcome in outcomes.values())
     with pytest.raises(Cancelled):
         _ = outcomes["runs"].value
+
+
+def test_a_signal_to_a_child_that_a_library_forked_is_the_childs_alone():
+    code = """
+import os, signal, threading, time
+from pillar.loop import Loop
+loop = Loop()
+loop.on_signal(signal.SIGTERM, lambda: loop.stop(7))
+def fork():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"!")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reader, 1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    loop.call_soon_threadsafe(lambda: loop.call_later(0.1, loop.stop))
+threading.Thread(target=fork).start()
+assert loop.run() == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
