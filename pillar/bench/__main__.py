@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import container, library, network, peers, processes, scale, transports
+from pillar.bench import container, domains, library, network, peers, processes, scale, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -38,6 +38,8 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "many_vs_serial": transports.many_vs_serial,
     "network": network.network,
     "container": container.container,
+    "adopt": domains.adopt,
+    "vm": domains.vm,
 }
 
 
@@ -81,6 +83,8 @@ TARGETS = {
     "net_100_s": Target(15),
     "net_noop_ms": Target(100),
     "container_deploy_s": Target(1.0),
+    "adopt_20_s": Target(1.0),
+    "vm_overhead_s": Target(0.5),
 }
 
 

@@ -72,10 +72,10 @@ def _deployment(where: Locations, config: dict[str, Any]) -> float:
 
         begin = time.perf_counter()
         _hand_in(where, config)
-        _until(pubsub, running)
+        until(pubsub, running)
         taken = time.perf_counter() - begin
         _hand_in(where, {**config, "apps": []})
-        _until(pubsub, lambda: app not in apps)
+        until(pubsub, lambda: app not in apps)
         return taken
 
 
@@ -86,7 +86,7 @@ def _hand_in(where: Locations, config: dict[str, Any]) -> None:
     staged.rename(where.config / "device.json")
 
 
-def _until(pubsub: PubSub, condition: Callable[[], bool]) -> None:
+def until(pubsub: PubSub, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         pubsub.wait(0.05)

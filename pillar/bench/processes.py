@@ -32,9 +32,9 @@ def memory() -> dict[str, float]:
     """zedmanager_rss_mib: resident memory of a zedmanager that has nothing to do."""
     with scratch() as root:
         touch = Locations(root).touch("zedmanager")
-        with _agent("zedmanager", root) as zedmanager:
+        with agent("zedmanager", root) as zedmanager:
             try:
-                _until(lambda: touch.exists() and (Path(root) / "run/zedmanager/AppInstanceStatus/restarted").exists())
+                until(lambda: touch.exists() and (Path(root) / "run/zedmanager/AppInstanceStatus/restarted").exists())
                 time.sleep(0.5)  # what a start needs is given back
                 status = Path(f"/proc/{zedmanager.pid}/status").read_text()
             finally:
@@ -52,10 +52,10 @@ def start() -> dict[str, float]:
 def deploy() -> dict[str, float]:
     """deploy_s: all agents up, from the config's arrival to RUNNING, with an image of 4 KiB."""
     with scratch() as root:
-        processes = [_agent(entry.name, root) for entry in AGENTS]
+        processes = [agent(entry.name, root) for entry in AGENTS]
         try:
             where = Locations(root)
-            _until(lambda: all(where.touch(entry.name).exists() for entry in AGENTS))
+            until(lambda: all(where.touch(entry.name).exists() for entry in AGENTS))
             seconds = statistics.median(_deployment(where) for _ in range(RUNS))
         finally:
             for process in processes:
@@ -84,7 +84,7 @@ def _deployment(where: Locations) -> float:
             staged.write_bytes(msgspec.json.encode(device.config(image, server.url, app)))
             begin = time.perf_counter()
             staged.rename(where.config / "device.json")
-            _until(running)
+            until(running)
             return time.perf_counter() - begin
     finally:
         server.close()
@@ -103,9 +103,9 @@ def _start_of_zedmanager() -> float:
         (asked / f"{app}.json").write_bytes(encode(config))
         answer = Path(root) / f"run/zedmanager/AppInstanceStatus/{app}.json"
         begin = time.perf_counter()
-        with _agent("zedmanager", root) as zedmanager:
+        with agent("zedmanager", root) as zedmanager:
             try:
-                _until(answer.exists, every=0.0005)
+                until(answer.exists, every=0.0005)
                 return time.perf_counter() - begin
             finally:
                 zedmanager.kill()
@@ -117,9 +117,9 @@ def _start_of_python() -> float:
     return time.perf_counter() - begin
 
 
-def _agent(name: str, root: str) -> subprocess.Popen[bytes]:
+def agent(name: str, root: str, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", f"pillar.cmd.{name}", "--root", root],
+        [sys.executable, "-m", f"pillar.cmd.{name}", "--root", root, *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
@@ -127,7 +127,7 @@ def _agent(name: str, root: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _until(condition: Callable[[], bool], every: float = 0.005) -> None:
+def until(condition: Callable[[], bool], every: float = 0.005) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pillar.bench.measure import scratch, take_turns
-from pillar.bench.processes import PATIENCE_S, _agent, _until
+from pillar.bench.processes import PATIENCE_S, agent, until
 from pillar.locations import Locations
 from pillar.pubsub import encode
 from pillar.transports import Limits, Route, Source, open_transport
@@ -89,9 +89,9 @@ def downloader_rss() -> dict[str, float]:
             directory.mkdir(parents=True)
             (directory / f"{key}.json").write_bytes(record)
         target = Locations(root).downloads("appImg.obj", "pending") / safename
-        with _agent("downloader", root) as downloader:
+        with agent("downloader", root) as downloader:
             try:
-                _until(target.exists)
+                until(target.exists)
                 status = Path(f"/proc/{downloader.pid}/status").read_text()
             finally:
                 downloader.kill()
@@ -169,7 +169,7 @@ def _served(size: int) -> Iterator[tuple[str, Path]]:
         )
         server = subprocess.Popen([program, "-c", str(here / "nginx.conf"), "-e", str(here / "error.log")])
         try:
-            _until(lambda: _listens(port))
+            until(lambda: _listens(port))
             yield f"http://127.0.0.1:{port}/{BUCKET}/image", here
         finally:
             server.terminate()
