@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -42,6 +44,9 @@ def rule(number: int, action: dict[str, Any] | None = None, direction: int = 0, 
     """An access rule."""
     listed = [{"Type": kind, "Value": value} for kind, value in matches.items()]
     return {"Matches": listed, "Actions": [action] if action else None, "RuleID": number, "Dir": direction}
+
+
+PORT_MAP = rule(1, {"PortMap": True, "TargetPort": 80}, protocol="tcp", lport="8080")
 
 
 class Router:
@@ -193,3 +198,55 @@ def fetch(guest: Namespace, url: str, seconds: float = 20.0) -> str:
 
 def comes(condition: Callable[[], Any], what: str) -> Any:
     return eventually(condition, what, PATIENCE_S)
+
+
+def serve(space: Any, port: int, *, version: int = 4) -> socket.socket:
+    """A listening socket inside a namespace; it lives in this process."""
+    family, host = (socket.AF_INET, "0.0.0.0") if version == 4 else (socket.AF_INET6, "::")
+    made: socket.socket = space.call(lambda: socket.create_server((host, port), family=family))
+    made.settimeout(30)
+    return made
+
+
+def connect(space: Any, address: str, port: int, seconds: float = 30.0) -> socket.socket | None:
+    """A connection opened inside a namespace; None when nothing answers in time."""
+
+    def open_it() -> socket.socket | None:
+        try:
+            return socket.create_connection((address, port), timeout=seconds)
+        except OSError:
+            return None
+
+    made: socket.socket | None = space.call(open_it)
+    return made
+
+
+def talks(one: socket.socket, other: socket.socket, seconds: float = 30.0) -> bool:
+    """Does a word get across, both ways?"""
+    word = os.urandom(8)
+    try:
+        for sender, receiver in ((one, other), (other, one)):
+            receiver.settimeout(seconds)
+            sender.sendall(word)
+            if receiver.recv(8, socket.MSG_WAITALL) != word:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def flow(router: Router, guest: Any, port: int = 8080, guest_port: int = 80) -> tuple[socket.socket, socket.socket]:
+    """A connection from outside through a port map: (outside, guest)."""
+    with serve(guest, guest_port) as server:
+        outside = comes(lambda: connect(router.lab.controller, "192.168.10.2", port, 2), "the port map answers")
+        inside, _ = server.accept()
+    return outside, inside
+
+
+def vif_of(router: Router, number: int) -> str:
+    return str(router.up(number)["UnderlayNetworkList"][0]["Vif"])
+
+
+def counter(router: Router, number: int, name: str) -> int:
+    vifs = json.loads(router.pillar_net("--json"))["desired"]["vifs"]
+    return int(vifs[vif_of(router, number)]["counters"][name]["packets"])

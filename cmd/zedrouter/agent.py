@@ -17,7 +17,7 @@ from pillar.cmd.zedrouter.numbers import APP_NUM, BRIDGE_NUM, NoNumber
 from pillar.cmd.zedrouter.outcome import Outcome
 from pillar.keyqueue import KeyQueue
 from pillar.pubsub import Subscription
-from pillar.types.enums import ChangeInProgressType
+from pillar.types.enums import ChangeInProgressType, CurrIntfStatusType
 from pillar.types.networkinstance import NetworkInstanceConfig, NetworkInstanceStatus
 from pillar.types.networkmode import NetworkMode
 from pillar.types.nim import DeviceNetworkStatus
@@ -126,7 +126,7 @@ class Zedrouter(Agent):
         for uuid in {*self.apps, *self.app_configs.keys(), *self.management_configs.keys()}:
             self._app_step(uuid)
         self._instances_step()
-        self._kernel_step()
+        self.queue.mark(_KERNEL)  # by the queue, which tries again whatever the kernel answers
         for table in (self.mode, self.instance_table, self.app_table):
             table.signal_restarted()
 
@@ -205,7 +205,12 @@ class Zedrouter(Agent):
                 self._report(uuid, "its addressing changes once no app is on it any more")
             status = instance_status(verdict, bridge_num, before, uses.get(uuid, ()), network, now(), self.outcome.dead)
             if self.kernel is not None and uuid in self._made:
-                status = msgspec.structs.replace(status, ProgUplinkIntf=self._made[uuid])
+                up = CurrIntfStatusType.UP if self._made[uuid] else CurrIntfStatusType.DOWN
+                status = msgspec.structs.replace(
+                    status,
+                    ProgUplinkIntf=self._made[uuid],
+                    CurrIntfUP=up if status.CurrentUplinkIntf else CurrIntfStatusType.NONE,
+                )
             if self._publish_instance(uuid, status) and not (before is not None and _same_for_apps(before, status)):
                 changed.add(uuid)
         if self.instance_configs.is_synchronized:

@@ -153,12 +153,22 @@ class KernelNetwork:
                 owner = script[err.line - 1].owner if 0 < err.line <= len(script) else ""
                 return owner, str(err)
             self._log.warning("nftables made anew, changing them was refused: %s", first)
+            self._tables = {table.family: nft.Found() for table in wanted}
+            self._fill_sets_again(wanted)
             return "", ""
         self._log.debug("nftables: %d lines", len(script))
+        self._fill_sets_again(wanted)
         if self.kernel.generation() == generation + 1:  # nobody else changed anything in between
             self._tables = {table.family: nft.as_found(table, self._tables[table.family]) for table in wanted}
             self._generation = generation + 1
         return "", ""
+
+    def _fill_sets_again(self, wanted: list[nft.Table]) -> None:
+        """Sets that dnsmasq fills, and that were not there before, are filled by the next answers it asks for."""
+        for table in wanted:
+            for name, one in table.sets.items():
+                if one.elements is None and name not in self._tables[table.family].sets:
+                    self._dnsmasqs.forget_answers(name.split("_")[1])
 
     # ---- dnsmasq
 

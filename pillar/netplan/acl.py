@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
 from pillar.netplan.state import Vif
@@ -75,11 +75,13 @@ def port_maps(rule: ACE) -> Iterator[tuple[int, int, int]]:
         yield _protocol(rule) or 0, _port(rule, _value(rule, "lport")), int(target)
 
 
-def host_names(rule: ACE) -> Iterator[str]:
-    """The DNS names that this rule matches."""
+def host_names(rule: ACE, vif: Vif) -> Iterator[str]:
+    """The DNS names that this rule matches and that have to be asked for."""
     for match in rule.Matches or ():
         if match.Type == "host" and not _is_network(match.Value):
-            yield match.Value.lower().rstrip(".")
+            name = match.Value.lower().rstrip(".")
+            if name not in vif.hosts:
+                yield name
 
 
 def host_set(bridge: str, name: str, version: int) -> str:
@@ -114,12 +116,16 @@ def _matches(rule: ACE, way: Way, vif: Vif) -> list[str] | None:
                 if vif.switch:
                     raise AclError(f"{label}: host {match.Value!r}: names work only where the device is the DNS server")
                 name = match.Value.lower().rstrip(".")
-                parts.append(f"{_foreign(way, vif, family)} @{host_set(vif.bridge, name, version)}")
-            case "eidset":
-                eids = [eid for eid in vif.eids if ipaddress.ip_address(eid).version == version]
-                if not eids:
+                if name not in vif.hosts:
+                    parts.append(f"{_foreign(way, vif, family)} @{host_set(vif.bridge, name, version)}")
+                    continue
+                if not (given := _of_version(vif.hosts[name], version)):
                     return None
-                parts.append(f"{_foreign(way, vif, family)} {{ {', '.join(sorted(set(eids)))} }}")
+                parts.append(f"{_foreign(way, vif, family)} {given}")
+            case "eidset":
+                if not (given := _of_version(vif.eids, version)):
+                    return None
+                parts.append(f"{_foreign(way, vif, family)} {given}")
             case "fport" | "lport":
                 if protocol not in _WITH_PORTS:
                     raise AclError(f"{label}: {match.Type} needs a protocol that has ports")
@@ -131,6 +137,12 @@ def _matches(rule: ACE, way: Way, vif: Vif) -> list[str] | None:
             case _:
                 raise AclError(f"{label}: unknown match type {match.Type!r}")
     return parts
+
+
+def _of_version(addresses: Iterable[str], version: int) -> str:
+    """An anonymous set of those of one family; "" for none."""
+    fit = sorted({address for address in addresses if ipaddress.ip_address(address).version == version})
+    return f"{{ {', '.join(fit)} }}" if fit else ""
 
 
 def _foreign(way: Way, vif: Vif, family: str) -> str:

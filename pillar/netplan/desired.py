@@ -157,6 +157,7 @@ def _vif(
         switch=status.Type == NetworkInstanceType.SWITCH,
         rules=rules,
         eids=tuple(address for _, addresses in listed for address in addresses),
+        hosts={name.lower().rstrip("."): addresses for name, addresses in listed},
         ports=by_name,
         uplink=uplink_of(status, dead),
     )
@@ -188,7 +189,7 @@ def _dhcp(
         for vif in vifs
         for version in ("6" if ":" in vif.address else "4",)
         for rule in vif.rules
-        for name in host_names(rule)
+        for name in host_names(rule, vif)
     }
     listed = [
         (address, entry.HostName) for entry in status.DnsNameToIPList or () for address in entry.IPs or () if address

@@ -266,6 +266,10 @@ class Dnsmasqs:
             return f"have dnsmasq for {dhcp.bridge} read its files again"
         return ""
 
+    def forget_answers(self, bridge: str) -> None:
+        """Have the next `keep` empty its cache: of an answer from there, addresses go to no set."""
+        (self.directory / f"dnsmasq.{bridge}.read").unlink(missing_ok=True)
+
     def stop(self, bridge: str) -> None:
         """End the process. Raises DnsmasqError when it does not."""
         known = self._known.get(bridge)

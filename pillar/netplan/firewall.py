@@ -240,5 +240,7 @@ def _host_sets(vif: Vif) -> dict[str, Elements]:
     version = ipaddress.ip_address(vif.address).version
     kind = "ipv4_addr" if version == 4 else "ipv6_addr"
     return {
-        host_set(vif.bridge, name, version): Elements("set", kind) for rule in vif.rules for name in host_names(rule)
+        host_set(vif.bridge, name, version): Elements("set", kind)
+        for rule in vif.rules
+        for name in host_names(rule, vif)
     }

@@ -60,6 +60,7 @@ class Vif:
     switch: bool = False
     rules: tuple[ACE, ...] = ()
     eids: tuple[str, ...] = ()  # addresses that an `eidset` match means
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of names that the config gives addresses to
     ports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # interfaces by port name or label
     uplink: str = ""
 
