@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pillar.crashpoints import Call, Fault, Point
-from pillar.crashtest.cases import Case, sample, steady
+from pillar.crashtest.cases import Case, errors, mixed, pairs, spread, steady
 from pillar.crashtest.journal import Journal
 from pillar.crashtest.observer import legal
 from pillar.crashtest.runner import Result
@@ -54,10 +54,29 @@ def test_only_points_that_each_run_came_to_are_kept_and_a_sample_has_each_kind_o
     points = [Point(agent, call, "/x", n) for agent in "ab" for call in ("write", "rename") for n in (1, 2, 3)]
     kept, some = steady([points, points[:-1]])
     assert (kept, some) == (points[:-1], 1)
-    assert {(point.agent, point.call) for point in sample(points, 4, seed=7)} == {
+    assert {(point.agent, point.call) for point in spread(points, seed=7)[:4]} == {
         (agent, call) for agent in "ab" for call in ("write", "rename")
     }
-    assert sample(points, 5, seed=7) == sample(points, 5, seed=7)
+    assert sorted(spread(points, seed=7)) == sorted(points)
+    assert spread(points, seed=7) == spread(points, seed=7)
+
+
+def test_cases_of_every_kind_are_the_same_for_the_same_seed_and_can_be_read_back() -> None:
+    points = [Point(agent, call, "/x", n) for agent in "ab" for call in ("write", "fsync", "flock") for n in (1, 2)]
+    record = {"flow": points, "restart": points}
+    for draw in (
+        lambda seed: errors(points, seed),
+        lambda seed: pairs(record, seed, 40),
+        lambda seed: mixed(points, seed, 60),
+    ):
+        cases = draw(3)
+        assert cases == draw(3) != draw(4)
+        assert [Case.parse(str(case)) for case in cases] == cases
+    told = {str(case.faults[0].action) for case in errors(points, 1)}
+    assert {"error:ENOSPC", "errors:EIO", "error:EINTR"} <= told
+    assert not any(case.faults[0].point.call == "flock" and "ENOSPC" in str(case) for case in errors(points, 1))
+    kinds = {fault.action.name for case in mixed(points, 1, 60) for fault in case.faults}
+    assert kinds == {"kill", "stop", "error", "errors", "delays", "clock", "overflow", "supervisor", "second"}
 
 
 def test_statuses_only_move_along_legal_steps() -> None:

@@ -2,11 +2,18 @@
 
     pillar crashtest --quick              a seeded sample, under two minutes
     pillar crashtest                      every point of every agent: flow, restart and first boot
+    pillar crashtest --errors             each call fails with each errno that it may meet, once and for a while
+    pillar crashtest --pairs --runs 200   a second kill while the first one is being recovered from, or after it
+    pillar crashtest --random --seed 7 --runs 200
+                                          one to three faults a run: kill, stop, errors, delays, clock jumps, overflow
+                                          of inotify, a killed supervisor, a second supervisor
     pillar crashtest --at 'CASE'          one case again, as a failure prints it
 
-A case is `SUITE: AGENT CALL PATH OCCURRENCE[=FAULT]`, more faults behind ` & `. The suites: `flow` (deploy, restart,
-purge, deactivate, activate, undeploy, two apps that share an image, one of them with a bad signature), `restart` (an
-agent is killed while the apps run, and again at each point of its start), `boot` (an agent's first start, alone).
+A case is `SUITE: AGENT CALL PATH OCCURRENCE[=FAULT]`, more faults behind ` & `. Faults: kill, error:ERRNO (once),
+errors:ERRNO (1.5 s long), delay:MS, delays:MS, stop, overflow, clock:SECONDS, supervisor (killed), second (supervisor).
+The suites: `flow` (deploy, restart, purge, deactivate, activate, undeploy, two apps that share an image, one of them
+with a bad signature), `restart` (an agent is killed while the apps run, and again at each point of its start), `boot`
+(an agent's first start, alone).
 
 Each case is compared with the undisturbed run: the whole tree below the root, how often images were fetched and domains
 started, the legal steps of every status, the space, the deaths of every agent, exceptions in logs.
@@ -19,12 +26,15 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pillar import terminal
-from pillar.crashpoints import Fault, NoCompiler, Point
+from pillar.crashpoints import Fault, NoCompiler
 from pillar.crashtest import cases
 from pillar.crashtest.cases import SUITES, Case
 from pillar.crashtest.config import Authority
@@ -35,12 +45,17 @@ from pillar.crashtest.runner import Device, Failed, Record, Result, record, run_
 from pillar.crashtest.world import AGENT_NAMES
 
 QUICK_POINTS = {"flow": 10, "restart": 4, "boot": 4}
+RUNS = 100
 QUICK_AGENTS = 2  # whose starts are looked at; the flow has all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a seeded sample, in under two minutes")
     parser.add_argument("--at", metavar="CASE", type=_case, action="append", help="only this case (may be repeated)")
+    parser.add_argument("--errors", action="store_true", help="calls that fail, instead of kills")
+    parser.add_argument("--pairs", action="store_true", help="two kills a run")
+    parser.add_argument("--random", action="store_true", help="runs with faults of every kind")
+    parser.add_argument("--runs", type=int, metavar="N", help="so many cases at most (of --pairs and --random: 100)")
     parser.add_argument("--suite", choices=SUITES, action="append", help="only this suite (may be repeated)")
     parser.add_argument("--agent", choices=AGENT_NAMES, action="append", help="only kills of this agent")
     parser.add_argument("--seed", type=int, default=1, help="of samples (default 1)")
@@ -52,10 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())  # the devices are taken down, as after a Ctrl-C
     began = time.monotonic()
     progress = Progress(quiet=args.json)
     authority = Authority()
-    suites = args.suite or ([case.suite for case in args.at] if args.at else SUITES)
+    suites = args.suite or _suites(args)
     device = Device(authority)
     try:
         if args.quick:
@@ -91,18 +107,50 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(result.problems for result in results) else 0
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _suites(args: argparse.Namespace) -> Sequence[str]:
+    """Whose undisturbed runs are needed."""
+    if args.at:
+        return [case.suite for case in args.at if case.suite == "flow"]  # the others compare with their own
+    if args.errors or args.random:
+        return ["flow"]
+    return ["flow", "restart"] if args.pairs else SUITES
+
+
 def _cases(args: argparse.Namespace, recorded: Record) -> list[Case]:
-    found = []
-    for suite, points in recorded.points.items():
-        chosen = [point for point in points if not args.agent or point.agent in args.agent]
-        if args.quick:
-            chosen = cases.sample(chosen, QUICK_POINTS[suite], args.seed)
-        found += [_kill(suite, point) for point in chosen]
-    return found
+    points = {
+        suite: cases.spread([point for point in points if not args.agent or point.agent in args.agent], args.seed)
+        for suite, points in recorded.points.items()
+    }
+    if args.errors:
+        found = cases.errors(points["flow"], args.seed)
+    elif args.pairs:
+        found = cases.pairs(points, args.seed, args.runs or RUNS)
+    elif args.random:
+        found = cases.mixed(recorded.points["flow"], args.seed, args.runs or RUNS)
+    else:
+        found = [
+            Case(suite, (Fault(point),))
+            for suite, some in points.items()
+            for point in (some[: QUICK_POINTS[suite]] if args.quick else some)
+        ]
+        if not args.quick:
+            found = _in_turn(found)
+    return found[: args.runs] if args.runs else found
 
 
-def _kill(suite: str, point: Point) -> Case:
-    return Case(suite, (Fault(point),))
+def _in_turn(found: list[Case]) -> list[Case]:
+    """Spread over the suites too, so that a run that is stopped has tried some of each."""
+    numbers = Counter[str]()
+    totals = Counter(case.suite for case in found)
+    placed = []
+    for case in found:
+        placed.append((numbers[case.suite] / totals[case.suite], case))
+        numbers[case.suite] += 1
+    return [case for _, case in sorted(placed, key=lambda entry: entry[0])]
 
 
 def _print(

@@ -3,7 +3,8 @@
 shim.so     compiled from shim.c
 agents      name and word: a process that has the word among its arguments is this agent
 plan.<n>    what is to happen in epoch n
-state       memory shared by all: epoch, faults fired, faults lifted, calls lost, bytes of trace used, its size, trace
+state       memory shared by all: epoch, faults fired, faults lifted, calls lost, seconds that
+                the wall clock is off, bytes of trace used, its size, trace
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pillar.crashpoints.plan import Plan
 from pillar.crashpoints.points import Call, parse_trace
 
 TRACE_BYTES: Final = 64 * 1024 * 1024  # sparse: only what is used takes memory
-_HEAD: Final = struct.Struct("<IIIIQQ")
-_EPOCH, _FIRED, _LIFTED, _LOST, _USED = 0, 4, 8, 12, 16
+_HEAD: Final = struct.Struct("<IIIIqQQ")
+_EPOCH, _FIRED, _LIFTED, _LOST, _CLOCK, _USED = 0, 4, 8, 12, 16, 24
 
 
 class NoCompiler(Exception):
@@ -44,7 +45,7 @@ class Control:
         with open(self.directory / "state", "wb+") as file:
             file.truncate(_HEAD.size + trace_bytes)
             self._state = mmap.mmap(file.fileno(), 0)
-        self._state[: _HEAD.size] = _HEAD.pack(0, 0, 0, 0, 0, trace_bytes)
+        self._state[: _HEAD.size] = _HEAD.pack(0, 0, 0, 0, 0, 0, trace_bytes)
         self.epoch = 0
 
     def __enter__(self) -> Self:
@@ -78,7 +79,7 @@ class Control:
             end = min(start + (1 << 20), _HEAD.size + used)
             self._state[start:end] = bytes(end - start)
         struct.pack_into("<Q", self._state, _USED, 0)
-        struct.pack_into("<III", self._state, _FIRED, 0, 0, 0)
+        struct.pack_into("<IIIq", self._state, _FIRED, 0, 0, 0, 0)
         self.epoch += 1
         struct.pack_into("<I", self._state, _EPOCH, self.epoch)
 
@@ -89,6 +90,10 @@ class Control:
     def lift(self) -> None:
         """End all faults that hold for good."""
         struct.pack_into("<I", self._state, _LIFTED, 1)
+
+    def set_clock(self, seconds: int) -> None:
+        """From now on the agents see the wall clock off by so much, until `begin`; the monotonic one goes on."""
+        struct.pack_into("<q", self._state, _CLOCK, seconds)
 
     def calls(self) -> list[Call]:
         """All calls of this epoch so far, in their order."""

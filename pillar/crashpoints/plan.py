@@ -24,24 +24,29 @@ ERRORS: Final[Mapping[int, int]] = {
     errno.EINTR: WRITE | OPEN | LOCK | SEND,
 }
 
+# The process stops (SIGSTOP), and whoever runs the agents does what it wants and sends SIGCONT.
+OUTSIDE: Final = ("stop", "supervisor", "second", "overflow", "clock")
+
 
 class Action(NamedTuple):
     """What happens at a point. `str()` and `parse()` are each other's inverse."""
 
-    name: str  # kill, stop, error, errors, delay, delays; the plurals: from there on, for good
-    number: int = 0  # an errno, or milliseconds
+    name: str  # kill, stop, error, errors, delay, delays; the plurals: from there on, for good. Or one of OUTSIDE
+    number: int = 0  # an errno, milliseconds, or seconds of a clock
 
     def __str__(self) -> str:
         if self.name.startswith("error"):
             return f"{self.name}:{errno.errorcode[self.number]}"
-        return f"{self.name}:{self.number}" if self.name.startswith("delay") else self.name
+        return f"{self.name}:{self.number}" if self.name in ("delay", "delays", "clock") else self.name
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """kill, stop, error:ENOSPC (once), errors:EIO (for good), delay:200 (ms), delays:50. Raises ValueError."""
         name, _, value = text.partition(":")
-        if name in ("kill", "stop") and not value:
+        if name in ("kill", *OUTSIDE) and name != "clock" and not value:
             return cls(name)
+        if name == "clock" and value.lstrip("+-").isdigit():
+            return cls(name, int(value))
         if name in ("error", "errors") and getattr(errno, value, None) in ERRORS:
             return cls(name, getattr(errno, value))
         if name in ("delay", "delays") and value.isdigit():
@@ -50,6 +55,11 @@ class Action(NamedTuple):
         raise ValueError(
             f"{text!r} is no fault: kill, stop, error:E, errors:E, delay:MS or delays:MS, E one of {known}"
         )
+
+    @property
+    def outside(self) -> bool:
+        """The process is stopped, and whoever runs it does the rest."""
+        return self.name in OUTSIDE
 
     @property
     def kinds(self) -> int:
@@ -107,6 +117,7 @@ class Plan(NamedTuple):
         lines += [f"label\t{text}\t{label}" for text, label in self.labels.items()]
         lines += [f"ignore\t{call}\t{pattern}" for call, pattern in self.ignore]
         for (agent, call, path, occurrence), action in self.faults:
-            words = ("fault", agent, call, path, occurrence, action.name, action.number, action.kinds)
+            name = "stop" if action.outside else action.name
+            words = ("fault", agent, call, path, occurrence, name, action.number, action.kinds)
             lines.append("\t".join(map(str, words)))
         return "".join(f"{line}\n" for line in lines)

@@ -3,7 +3,7 @@
  * Loaded with LD_PRELOAD by pillar/crashpoints/control.py, which explains the files in PILLAR_CRASHPOINTS:
  *   agents      "name<TAB>word": a process with that argument is that agent (or PILLAR_CRASHPOINTS_AGENT names it)
  *   plan.<n>    of epoch n: root, labels, what to leave out, the faults
- *   state       shared by all processes: the epoch, how many faults fired, and the trace that all of them append to
+ *   state       shared by all processes: the epoch, how many faults fired, the wall clock, and the trace
  * Counts are per process and start anew with each epoch and each fired fault. A call is counted and may be faulted
  * before it happens, and its result is noted behind it. Children (vfork, fork) do not count: they are not the agent.
  */
@@ -39,6 +39,7 @@ enum { NAME = 1, WRITE = 2, OPEN = 4, SYNC = 8, LOCK = 16, SEND = 32, SPAWN = 64
 
 struct shared {
     _Atomic uint32_t epoch, fired, lifted, lost;
+    _Atomic int64_t clock; /* seconds that the wall clock is off */
     _Atomic uint64_t used;
     uint64_t size;
     char trace[];
@@ -450,6 +451,15 @@ WRAP(int, -1, kill, (pid_t pid, int number), (pid, number), number ? step(&e, "s
 WRAP(pid_t, -1, fork, (void), (), step(&e, "spawn", SPAWN, "process", NULL, NULL, 0))
 WRAP(DIR *, NULL, opendir, (const char *path), (path), step_path(&e, "list", LOOK | OPEN, AT_FDCWD, path))
 WRAP(DIR *, NULL, fdopendir, (int fd), (fd), step_fd(&e, "list", LOOK, fd, NULL, 0))
+
+/* The wall clock of the agents, which may jump. */
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (!result && clock == CLOCK_REALTIME && shared && atomic_load(&shared->clock) && mine()) now->tv_sec += (time_t)atomic_load(&shared->clock);
+    return result;
+}
 
 #define SPAWNS(name) \
     int name(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes, \

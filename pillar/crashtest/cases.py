@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, Self
 
-from pillar.crashpoints import Fault, Point
+from pillar.crashpoints import Action, Fault, Point, delay, fails, fails_for_good
+from pillar.crashpoints.plan import ATTRIBUTE, ERRORS, LOCK, NAME, OPEN, SEND, SPAWN, SYNC, WRITE
 
 # flow: the whole story on a device that runs.  restart: an agent that was killed is killed again while it starts, apps
 # running.  boot: an agent's first start, alone on an empty root.
@@ -45,8 +47,8 @@ def steady(recordings: Sequence[Iterable[Point]]) -> tuple[list[Point], int]:
     return [point for point in last if point in common], len(set().union(*recordings) - common)
 
 
-def sample(points: Sequence[Point], count: int, seed: int) -> list[Point]:
-    """So many points, in turn from every agent and from every kind of call that it makes, so that none is left out."""
+def spread(points: Sequence[Point], seed: int) -> list[Point]:
+    """All of them, in turn from every agent and every kind of call that it makes: any beginning is a fair sample."""
     chance = random.Random(seed)
     groups: defaultdict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
@@ -54,7 +56,83 @@ def sample(points: Sequence[Point], count: int, seed: int) -> list[Point]:
     queues = [chance.sample(group, len(group)) for group in groups.values()]
     chance.shuffle(queues)
     found: list[Point] = []
-    while queues and len(found) < count:
-        found += [queue.pop() for queue in queues][: count - len(found)]
+    while queues:
+        found += [queue.pop() for queue in queues]
         queues = [queue for queue in queues if queue]
     return found
+
+
+def errors(points: Iterable[Point], seed: int) -> list[Case]:
+    """Each call of the flow with each errno that it may meet, once and for good; in an order that is a fair sample."""
+    kinds = {call: kind for kind, calls in _CALLS.items() for call in calls}
+    found = [
+        Case("flow", (Fault(point, action(number)),))
+        for point in points
+        for number, mask in ERRORS.items()
+        for action in (fails, fails_for_good)
+        if kinds.get(point.call, 0) & mask
+    ]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def pairs(record: Mapping[str, Sequence[Point]], seed: int, count: int) -> list[Case]:
+    """Two kills in one run: of the flow, the second one while the first one's agent starts again or anywhere after it;
+    and two kills in a row of an agent that starts. Half of each.
+    """
+    chance = random.Random(seed)
+    found = []
+    for number in range(count):
+        suite = "restart" if number % 2 and record.get("restart") else "flow"
+        first = chance.choice(record[suite])
+        again = [point for point in record.get("restart", ()) if point.agent == first.agent]
+        second = chance.choice(again) if again and chance.random() < 0.6 else chance.choice(record["flow"])
+        if suite == "restart":
+            second = chance.choice(again)
+        found.append(Case(suite, (Fault(first), Fault(second))))
+    return found
+
+
+def mixed(points: Sequence[Point], seed: int, count: int) -> list[Case]:
+    """Runs of the flow with one to three faults of every kind there is; equal for equal seeds and points."""
+    found = []
+    for number in range(count):
+        chance = random.Random(f"{seed} {number}")
+        places = sorted(chance.sample(range(len(points)), chance.randint(1, 3)))
+        # The second fault's occurrence counts from the first one: the next call of that name will do.
+        faults = [
+            Fault(points[place]._replace(occurrence=1) if n else points[place], _draw(chance))
+            for n, place in enumerate(places)
+        ]
+        found.append(Case("flow", tuple(faults)))
+    return found
+
+
+def _draw(chance: random.Random) -> Action:
+    match chance.choice(
+        ("kill", "kill", "kill", "stop", "error", "errors", "delays", "clock", "overflow", "supervisor", "second")
+    ):
+        case "error":
+            return fails(chance.choice(list(ERRORS)))
+        case "errors":
+            return fails_for_good(chance.choice([errno.ENOSPC, errno.EIO, errno.EDQUOT]))
+        case "delays":
+            return delay(chance.choice((5, 50)), for_good=True)
+        case "clock":
+            return Action("clock", chance.choice((-7200, 7200)))
+        case name:
+            return Action(name)
+
+
+# Of the calls that the shim names, what they do (see plan.py).
+_CALLS: Final = {
+    NAME | WRITE | OPEN: ("create",),
+    OPEN | NAME: ("open",),
+    WRITE: ("write", "truncate"),
+    NAME: ("rename", "link", "unlink", "mkdir", "rmdir", "symlink"),
+    SYNC: ("fsync",),
+    LOCK: ("flock",),
+    SEND: ("send", "connect", "bind"),
+    SPAWN: ("spawn",),
+    ATTRIBUTE: ("chmod", "utime"),
+}

@@ -23,7 +23,7 @@ class Restarts:
 
     def record(self, agent: str) -> list[Point]:
         """The points of this agent's restart."""
-        self.world.control.begin(self.world.plan(self.config))
+        self.world.begin(self.config, ())
         pid = self.world.pid(agent)
         self._kill(agent, 1)
         calls = self.world.control.calls()
@@ -40,7 +40,7 @@ class Restarts:
         pids = {key: domain.DomainId for key, domain in world.observer.domains.items().items()}
         problems: list[str] = []
         world.kill(agent)
-        world.control.begin(world.plan(self.config, *faults))
+        meddler = world.begin(self.config, faults)
         try:
             self._wait_back(agent, restarts.get(agent, 0) + 1)
             world.wait(lambda: world.control.fired() == len(faults), "the faults to happen", 0.5)
@@ -55,8 +55,10 @@ class Restarts:
                 self._wait_back(victim, restarts.get(victim, 0) + victims.count(victim))
         except Stuck as stuck:
             problems.append(f"stuck: {stuck}")
+        while meddler.holds:
+            world.look()
         tree = story.rest(world, self.config, self.expected, stays_s=STAYS_S)
-        problems += [*world.observer.wrong, *differences(self.expected, tree)]
+        problems += [*world.observer.wrong, *meddler.problems, *differences(self.expected, tree)]
         if world.starts() != starts or pids != {k: d.DomainId for k, d in world.observer.domains.items().items()}:
             problems.append(f"the app was started {world.starts() - starts} times more, its processes were {pids}")
         problems += [f"{name} was fetched {count} times more" for name, count in world.server.fetched.items()]

@@ -37,6 +37,8 @@ CONTENT_NOT_COMPARED: Final = (
 )
 _TIMES: Final = ("Time", "LastUse", "Age")
 # Only whether there is one: a process, and an error, whose words may say more once its certificate is gone.
+# Not at all: how often something had to be tried.
+_ATTEMPTS: Final = frozenset({"RetryCount"})
 _WHETHER: Final = frozenset({"DomainId", "Pid", "StartTicks", "LastErr"})
 _OTHER_STORY: Final = re.compile(r"story\d{5}")
 
@@ -88,7 +90,7 @@ def timeless(value: Any) -> Any:
         return {
             name: timeless(member) if name not in _WHETHER else bool(member)
             for name, member in value.items()
-            if not name.endswith(_TIMES)
+            if not name.endswith(_TIMES) and name not in _ATTEMPTS
         }
     if isinstance(value, list):
         return [timeless(member) for member in value]

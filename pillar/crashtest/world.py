@@ -18,8 +18,9 @@ from typing import Any, Self, TypeVar
 
 from pillar.agents import AGENTS
 from pillar.controller.handed import JSON_NAME, hand_in
-from pillar.crashpoints import Control, Plan
+from pillar.crashpoints import Control, Fault, Plan
 from pillar.crashtest.config import GOOD, Authority, Story
+from pillar.crashtest.meddler import Meddler
 from pillar.crashtest.observer import Observer, lives
 from pillar.crashtest.tree import Tree, snapshot
 from pillar.demo.images import ImageServer
@@ -57,7 +58,8 @@ class World:
         self.observer = Observer(self.root)
         self.stories = 0
         self._authority = authority
-        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._supervisors: list[subprocess.Popen[bytes]] = []
+        self.meddler: Meddler | None = None
         self._log_ends: dict[Path, int] = {}
         authority.trust(self.where.config)
 
@@ -73,8 +75,13 @@ class World:
 
     def up(self) -> None:
         """All agents under a supervisor; returns when all are ready. Raises Stuck."""
+        self.start_supervisor()
+        self.wait(self.observer.all_run, "all agents to be ready")
+
+    def start_supervisor(self) -> None:
+        """One more supervisor; the agents get what they are started under from it."""
         command = [sys.executable, "-m", "pillar.crashtest.supervise", "--root", str(self.root)]
-        self._supervisor = subprocess.Popen(
+        supervisor = subprocess.Popen(
             command,
             env=os.environ | self.control.environment(),
             stdin=subprocess.DEVNULL,
@@ -82,7 +89,13 @@ class World:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.wait(self.observer.all_run, "all agents to be ready")
+        self._supervisors.append(supervisor)
+
+    def begin(self, story: Story, faults: tuple[Fault, ...]) -> Meddler:
+        """Arm these faults; whoever waits on this device sees to those that need a hand."""
+        self.control.begin(self.plan(story, *faults))
+        self.meddler = Meddler(self.control, self.where, faults, self.start_supervisor)
+        return self.meddler
 
     def pid(self, agent: str) -> int:
         """The agent's process, 0 when there is none."""
@@ -98,9 +111,9 @@ class World:
         """End whatever still runs on this root."""
         self.observer.close()
         self.server.close()
-        if self._supervisor is not None:
-            self._supervisor.kill()
-            self._supervisor.wait()
+        for supervisor in self._supervisors:
+            supervisor.kill()
+            supervisor.wait()
         while pids := list(_processes_of(self.root)):
             _kill(pids)
         self.control.close()
@@ -115,8 +128,8 @@ class World:
         self.server.fetched.clear()
         return Story(self.stories, self._authority, self.server, self.root)
 
-    def plan(self, story: Story, *faults: Any) -> Plan:
-        return Plan(self.root, story.labels, NOT_COUNTED, tuple(faults))
+    def plan(self, story: Story, *faults: Fault) -> Plan:
+        return Plan(self.root, story.labels, NOT_COUNTED, faults)
 
     # ---- looking at it
 
@@ -124,12 +137,18 @@ class World:
         """The first true value of `condition`, asked again whenever tables changed. Raises Stuck."""
         deadline = time.monotonic() + seconds
         while True:
-            self.observer.look(0.02)
+            self.look()
             value = condition()
             if value:
                 return value
             if time.monotonic() > deadline:
                 raise Stuck(f"waited {seconds:g} s for {what}")
+
+    def look(self) -> None:
+        """Take in what was published, and see to faults that need a hand; a moment passes."""
+        self.observer.look(0.02)
+        if self.meddler is not None:
+            self.meddler.look()
 
     def snapshot(self, story: Story) -> Tree:
         return snapshot(self.root, story.labels)
@@ -156,13 +175,25 @@ class World:
 
     def tracebacks(self) -> list[str]:
         """The last line of each exception that an agent logged or died of."""
-        found = []
+        return [f"{path.name}: {line[-300:]}" for path, line in self._new_lines() if "Traceback" in line]
+
+    def last_words(self) -> list[str]:
+        """Those of them that an agent died of: what it wrote to standard error was no line for people."""
+        return [words for words in self.tracebacks() if ".stderr:" in words]
+
+    def says(self, text: str) -> bool:
+        """Whether a log line or a status tells of this."""
+        if any(text in line for _, line in self._new_lines()):
+            return True
+        tables = (self.observer.apps, self.observer.downloads, self.observer.domains, self.observer.networks)
+        return any(text in str(record) for table in tables for record in table.items().values())
+
+    def _new_lines(self) -> Iterator[tuple[Path, str]]:
         for path in _files(self.where.persist / "log"):
             start = self._log_ends.get(path, 0)
             data = path.read_bytes()
             new = data[start if start <= len(data) else 0 :].decode(errors="replace")
-            found += [f"{path.name}: {line.strip()[-300:]}" for line in new.splitlines() if "Traceback" in line]
-        return found
+            yield from ((path, line.strip()) for line in new.splitlines())
 
     def living_domains(self) -> list[int]:
         """Processes of domains seen in this story that still live."""
