@@ -18,7 +18,7 @@ with a bad signature), `restart` (an agent is killed while the apps run, and aga
 Each case is compared with the undisturbed run: the whole tree below the root, how often images were fetched and domains
 started, the legal steps of every status, the space, the deaths of every agent, exceptions in logs.
 
-exit status: 0 all cases end as they should   1 some do not   2 wrong usage
+exit status: 0 all cases end as they should   1 some do not   2 wrong usage   130 interrupted
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from pillar.crashtest.runner import Device, Failed, Record, Result, record, run_
 from pillar.crashtest.world import AGENT_NAMES
 
 QUICK_POINTS = {"flow": 10, "restart": 4, "boot": 4}
+EXIT_INTERRUPTED = 130
 RUNS = 100
 QUICK_AGENTS = 2  # whose starts are looked at; the flow has all
 
@@ -98,13 +99,23 @@ def run(args: argparse.Namespace) -> int:
         journal.add(result)
         progress.told(result)
 
-    run_all([case for case in wanted if str(case) not in known], recorded.tree, args.jobs, authority, told)
+    interrupted = False
+    try:
+        run_all([case for case in wanted if str(case) not in known], recorded.tree, args.jobs, authority, told)
+    except KeyboardInterrupt:
+        interrupted = True  # what was found so far is told all the same
     progress.end()
-    summary = figures(recorded, results, time.monotonic() - began)
+    summary = figures(recorded, wanted, results, time.monotonic() - began)
     if args.report is not None:
-        write_report(args.report, summary)
+        write_report(args.report, _mode(args), summary)
     _print(summary, results, args, recorded, authority)
+    if interrupted:
+        return EXIT_INTERRUPTED
     return 1 if any(result.problems for result in results) else 0
+
+
+def _mode(args: argparse.Namespace) -> str:
+    return "errors" if args.errors else "pairs" if args.pairs else "random" if args.random else "kills"
 
 
 def _interrupt() -> None:

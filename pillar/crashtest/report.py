@@ -7,7 +7,7 @@ import platform
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,18 +16,18 @@ from pillar.crashtest.cases import Case
 from pillar.crashtest.journal import version
 from pillar.crashtest.runner import Record, Result
 
-_BEGIN: Final = "<!-- figures: written by `pillar crashtest --report` -->"
-_END: Final = "<!-- end of figures -->"
+_BEGIN: Final = "<!-- {}: written by `pillar crashtest --report` -->"
+_END: Final = "<!-- end of {} -->"
 
 
-def figures(recorded: Record, results: Iterable[Result], seconds: float) -> dict[str, object]:
+def figures(recorded: Record, wanted: Sequence[Case], results: Iterable[Result], seconds: float) -> dict[str, object]:
     """What was run and what became of it, in the order in which it is shown."""
     results = list(results)
     kinds = Counter(result.kind for result in results)
     suites = Counter(result.case.suite for result in results)
     agents = Counter(result.case.faults[0].point.agent for result in results)
     return {
-        "cases": len(results),
+        "cases": len(results) if len(results) == len(wanted) else f"{len(results)} of {len(wanted)}, a spread sample",
         **{f"  {suite}": count for suite, count in suites.items()},
         **{kind: kinds[kind] for kind in ("ok", "not reached")},
         **{kind: kinds[kind] for kind in ("lost", "duplicated", "stuck", "left over", "died", "other")},
@@ -49,12 +49,13 @@ def replay(case: Case) -> str:
     return f"pillar crashtest --at {shlex.quote(str(case))}"
 
 
-def write_report(path: Path, summary: dict[str, object]) -> None:
-    """Put the figures between their two marks. Raises ValueError when the file has none."""
+def write_report(path: Path, mode: str, summary: dict[str, object]) -> None:
+    """Put the figures of this mode between their two marks. Raises ValueError when the file has none."""
     text = path.read_text()
-    if _BEGIN not in text or _END not in text:
-        raise ValueError(f"{path} has no place for figures: two lines {_BEGIN} and {_END}")
+    begin, end = _BEGIN.format(mode), _END.format(mode)
+    if begin not in text or end not in text:
+        raise ValueError(f"{path} has no place for figures: two lines {begin} and {end}")
     rows = [f"| {name.strip()} | {value} |" for name, value in summary.items()]
     table = "\n".join(["| what | figure |", "|---|---|", *rows])
-    before, _, rest = text.partition(_BEGIN)
-    path.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{rest.partition(_END)[2]}")
+    before, _, rest = text.partition(begin)
+    path.write_text(f"{before}{begin}\n{table}\n{end}{rest.partition(end)[2]}")
