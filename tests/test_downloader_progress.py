@@ -44,6 +44,11 @@ def ports(device: Device, *ports: dict[str, object]) -> None:
     table.write("global", Version=1, Ports=[{**shared, **port} for port in ports])
 
 
+def slowly() -> Fault:
+    """With --limit-rate 500000: news for three seconds, then nothing new until it is released."""
+    return Fault(hold_after=1_500_000, times=1000)
+
+
 def refused(text: str) -> bool:
     return text.endswith("Connection refused")
 
@@ -80,9 +85,11 @@ def test_the_status_lists_port_address_proxy_and_error_of_every_way(
     ]
     assert said["Attempts"][2]["Error"] == f"{FAR}: 404 Not Found"
     assert (said["Source"], said["Rate"]) == (FAR, 0) and said["Attempt"] >= 1
+    fault_server.fault(FAR, slowly())
     fault_server.put(FAR, CONTENT)  # what a proxy is asked for is the whole URL
     said = progress(device).wait(NAME, Rate=lambda rate: rate > 0, NextRetry=NEVER, deadline_s=60)
     assert [way["Error"] != "" for way in said["Attempts"]] == [True, True, False]
+    fault_server.release()
     device.statuses.wait(NAME, State=3, LastErr="", deadline_s=60)
     progress(device).wait(NAME, Attempt=0, Attempts=None, Rate=0, Done=len(CONTENT), Total=len(CONTENT))
     assert {seen.peer for seen in fault_server.seen} == {"127.0.0.9"}
@@ -96,6 +103,7 @@ def progress(device: Device) -> Table:
 
 def test_how_fast_it_comes_and_how_much_is_here_can_be_seen(device: Device, fault_server: FaultServer):
     fault_server.put("/d/image", CONTENT)
+    fault_server.fault("/d/image", slowly())
     device.datastore(fault_server)
     device.agent.command = (*device.agent.command, "--limit-rate", "500000")
     device.want()
@@ -112,6 +120,7 @@ def test_how_fast_it_comes_and_how_much_is_here_can_be_seen(device: Device, faul
         timeout=60,
     )
     assert '"Source": "http://127.0.0.1:' in shown.stdout, shown
+    fault_server.release()
     device.statuses.wait(NAME, State=3, deadline_s=60)
     progress(device).wait(NAME, Rate=0, Done=len(CONTENT))
 
@@ -202,11 +211,13 @@ def test_a_broken_pac_file_is_an_error_of_its_port_and_the_next_one_is_tried(dev
         {"IfName": "eth1", "AddrInfoList": [{"Addr": "127.0.0.9"}], "Pacfile": pac(f"PROXY {live}")},
     )
     fault_server.put(FAR, CONTENT)
+    fault_server.fault(FAR, slowly())
     device.stores.write(STORE, UUID=STORE, DsType="DsHttp", Fqdn="http://far.example", Dpath="d")
     device.agent.command = (*device.agent.command, "--limit-rate", "500000")
     device.want()
     device.agent.start()
     said = progress(device).wait(NAME, Rate=lambda rate: rate > 0, deadline_s=60)
+    fault_server.release()
     device.statuses.wait(NAME, State=3, deadline_s=60)
     assert [(way["Port"], way["Proxy"]) for way in said["Attempts"]] == [("eth0", ""), ("eth1", f"http://{live}")]
     assert "PAC file is not base64" in said["Attempts"][0]["Error"]

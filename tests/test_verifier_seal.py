@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import mmap
@@ -64,6 +65,18 @@ def as_nobody(act: Callable[[], list[str]]) -> list[str]:
     return list(json.loads(answer))
 
 
+@pytest.fixture
+def leases(tmp_path: Path) -> None:
+    """Skips where the kernel does not tell who writes to a file."""
+    (tmp_path / "probe").touch()
+    with (tmp_path / "probe").open("rb") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError as err:
+            pytest.skip(f"{tmp_path}: this file system has no leases: {err.strerror}")
+
+
+@pytest.mark.usefixtures("leases")
 def test_who_has_the_file_open_for_writing_writes_into_another_one(device: Device):
     path = device.put("pending")
     with path.open("r+b") as writer, mmap.mmap(writer.fileno(), 0) as mapped:
@@ -87,6 +100,7 @@ def test_what_the_downloader_left_is_sealed_where_it_is_without_a_copy(device: D
     assert device.verified.stat().st_ino == inode
 
 
+@pytest.mark.usefixtures("leases")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: somebody else has to try it")
 def test_somebody_else_who_owned_the_file_has_it_open_and_linked_elsewhere_changes_nothing(device: Device):
     path = device.put("pending")
@@ -139,6 +153,19 @@ def test_a_mismatch_is_kept_in_quarantine_until_the_right_image_has_come(device:
     device.downloads.write(NAME, Safename=NAME, ImageSha256=SHA, State=3)
     device.statuses.wait(NAME, State=4, LastErr="")
     eventually(lambda: not kept.exists(), "what came in its place is gone")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_quarantine_is_cleared_after_downloadgctime(device: Device):
+    settings = device.root / "run" / "global" / "GlobalConfig" / "global.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"DownloadGCTime": 60}')
+    kept = device.images / "quarantine" / f"{SHA}.{WRONG_SHA}"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(WRONG)
+    device.agent.start()
+    eventually(lambda: not kept.exists(), "it was looked at long enough", 130)
 
 
 def test_quarantine_keeps_one_file_per_image(tmp_path: Path):

@@ -48,15 +48,15 @@ def seal(path: Path, check: Callable[[], None] = lambda: None) -> bool:
 
 
 def _is_ours(fd: int) -> bool:
-    """Make it so, if we may. A file system may refuse although it shows us as the owner."""
+    """Make it so, if we may."""
     status = os.fstat(fd)
     try:
         if status.st_uid != os.geteuid():
             os.fchown(fd, os.geteuid(), -1)
         if status.st_mode & 0o7777 != SEALED:
             os.fchmod(fd, SEALED)
-    except PermissionError:
-        return False
+    except OSError:
+        return False  # not ours to change, or nothing can be changed here: then the copy will say so
     return True
 
 

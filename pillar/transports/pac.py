@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pillar.transports.base import TransportFailed, shown
 
 EVALUATION_S = 20.0
-MEMORY_BYTES = 512 * 1024 * 1024
+MEMORY_BYTES = 256 * 1024 * 1024
 REMEMBER_S = 60.0  # an answer may depend on the time of day
 DIRECT = ""
 
