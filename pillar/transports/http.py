@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # What a kill costs is what stands in the kernel's receive buffer and in our hands: at most 1 MiB, of one stream or of
 # four together. The kernel keeps up to twice of what SO_RCVBUF asks for.
-READ_BYTES, RECEIVE_BYTES = 256 * 1024, 256 * 1024
-SPAN_READ_BYTES, SPAN_RECEIVE_BYTES = 128 * 1024, 48 * 1024
+READ_BYTES, RECEIVE_BYTES = 256 * 1024, 360 * 1024
+SPAN_READ_BYTES, SPAN_RECEIVE_BYTES = 64 * 1024, 88 * 1024
 MAX_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
 COMPRESSED_BY_NATURE = (".gz", ".tgz", ".svgz", ".bz2", ".xz", ".zst", ".br", ".z")
