@@ -39,6 +39,12 @@ class AgentProcess:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(timeout=10)
 
+    def cpu_s(self) -> float:
+        """Seconds of processor time it has used, start included: what a busy machine does not change much."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     @property
     def log_text(self) -> str:
         return (self.root / "persist" / "log" / f"{self.agent}.log").read_text()

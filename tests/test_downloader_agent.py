@@ -494,3 +494,16 @@ def test_it_imports_no_http_library_until_it_fetches(device: Device):
     maps = Path(f"/proc/{device.agent.process.pid}/maps").read_text()  # type: ignore[union-attr]
     assert "_ssl" not in maps
     assert os.path.exists(device.pending)
+
+
+def test_a_thousand_objects_that_wait_cost_the_downloader_next_to_nothing(device: Device) -> None:
+    """Each look at one of them used to add up the space of all: seven seconds of work at every start."""
+    for number in range(1000):
+        device.want(f"waits-{number}.{number:064x}", ImageSha256=f"{number:064x}")
+    device.agent.start()
+    eventually(lambda: len(device.statuses.keys()) == 1000, "every order has its status", deadline_s=60)
+    (device.root / "run/global/GlobalDownloadConfig").mkdir(parents=True)
+    (device.root / "run/global/GlobalDownloadConfig/global.json").write_text('{"MaxSpace": 1000000}')  # look again
+    device.want()
+    device.statuses.wait(NAME, deadline_s=60)
+    assert device.agent.cpu_s() < 4.0

@@ -98,6 +98,7 @@ class Downloader(Agent):
         self.statuses: dict[str, Publication[DownloaderStatus]] = {}
         self.progresses: dict[str, Publication[DownloadProgress]] = {}
         self.configs: dict[str, Subscription[DownloaderConfig]] = {}
+        self.reserved: dict[str, DownloaderStatus] = {}  # of the statuses those with space reserved
         self.datastores = self.pubsub.subscription(
             "zedagent",
             DatastoreConfig,
@@ -130,6 +131,8 @@ class Downloader(Agent):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self.statuses[objtype] = self.pubsub.publication(DownloaderStatus, scope=objtype)
         told = self.progresses[objtype] = self.pubsub.publication(DownloadProgress, scope=objtype)
+        for safename, known in status.items().items():
+            self._note_reservation(f"{objtype}/{safename}", known)
         for safename in set(told.keys()) - set(status.keys()):  # a kill fell between the two
             told.unpublish(safename)
         self.configs[objtype] = self.pubsub.subscription(
@@ -186,17 +189,21 @@ class Downloader(Agent):
         self._note_attempt(key, planned, event)
         store = self.stores[objtype]
         part_kib = kib(partfile.on_disk(store.pending_file(config.ImageSha256, safename)))
+        found = self._find(objtype, config, status)
+        backing_off = self.retries.waiting(key) or self.hopeless.get(key) == planned
+        # Walking the disk for each of a thousand objects that cannot start anyway would take seconds.
+        starts = config.RefCount and running is None and found is None and isinstance(planned, Plan) and not backing_off
         return Facts(
             now=now(),
             objtype=objtype,
             plan=planned,
-            found=self._find(objtype, config, status),
+            found=found,
             part_kib=part_kib,
-            free_kib=0 if running else self._tally(without=key).RemainingSpace + part_kib + self._in_quarantine_kib(),
+            free_kib=self._tally(without=key).RemainingSpace + part_kib + self._in_quarantine_kib() if starts else 0,
             running=running,
             event=event,
             twin=self._twin_runs(key, objtype, config.ImageSha256),
-            backing_off=self.retries.waiting(key) or self.hopeless.get(key) == planned,
+            backing_off=backing_off,
             unused=self.uses.idle(key) >= self.settings.DownloadGCTime,
             first_look=key not in self.looked_at,
         )
@@ -254,6 +261,7 @@ class Downloader(Agent):
                 # A kill between putting the file in place and removing what told of its parts leaves that behind.
                 partfile.discard(self.stores[objtype].pending_file(new.ImageSha256, safename))
             self.statuses[objtype].publish(safename, new)
+            self._note_reservation(key, new)
             if old is None or (old.State, old.LastErr, old.Expired) != (new.State, new.LastErr, new.Expired):
                 self._log_change(key, old, new)
         if decision.note and self.notes.get(key) != decision.note:
@@ -391,6 +399,7 @@ class Downloader(Agent):
             self._forget(key)
             self.progresses[objtype].unpublish(safename)
             self.statuses[objtype].unpublish(safename)
+            self._note_reservation(key, None)
             self.log.info("%s withdrawn", key)
         self._sweep_blobs(objtype)
         self._mark_waiting()
@@ -446,17 +455,24 @@ class Downloader(Agent):
 
     # ---- room
 
+    def _note_reservation(self, key: str, status: DownloaderStatus | None) -> None:
+        """Keep the index of what has space reserved; it follows the published status."""
+        if status is not None and status.ReservedSpace:
+            self.reserved[key] = status
+        else:
+            self.reserved.pop(key, None)
+
     def _tally(self, without: str = "") -> GlobalDownloadStatus:
         """The sums, optionally as if one object had no reservation."""
         configured = self.max_space.get(GLOBAL)
         limit = configured.MaxSpace if configured is not None and configured.MaxSpace else None
         reservations = []
-        for objtype, statuses in self.statuses.items():
-            for safename, status in statuses.items().items():
-                if status.ReservedSpace and f"{objtype}/{safename}" != without:
-                    target = self.stores[objtype].pending_file(status.ImageSha256, safename)
-                    brought = container.stored(self.downloads.get(f"{objtype}/{safename}")) or partfile.on_disk(target)
-                    reservations.append(space.Reservation(status.ReservedSpace, kib(brought)))
+        for key, status in self.reserved.items():
+            if key != without:
+                objtype, _, safename = key.partition("/")
+                target = self.stores[objtype].pending_file(status.ImageSha256, safename)
+                brought = container.stored(self.downloads.get(key)) or partfile.on_disk(target)
+                reservations.append(space.Reservation(status.ReservedSpace, kib(brought)))
         used = space.used_kib(self.where.persist / "downloads")
         return space.tally(limit or space.default_max_kib(self.where.persist), used, reservations)
 

@@ -7,5 +7,6 @@ Tables are on tmpfs (/dev/shm), records are a DownloaderStatus of 1 KiB.
     measure    taking turns, medians
     library    publish, latency, burst, growth
     processes  zedmanager's memory, an agent's start, a whole deployment
+    recover    until all is well again after kill -9 of one agent, and of all
     children   the other end, in a process of its own
 """

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pillar.bench import container, domains, library, network, peers, processes, scale, transports
+from pillar.bench import container, domains, library, network, peers, processes, recover, scale, transports
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -31,6 +31,7 @@ GROUPS: dict[str, Callable[[], dict[str, float]]] = {
     "memory": processes.memory,
     "start": processes.start,
     "deploy": processes.deploy,
+    "recover": recover.recover,
     "http_vs_curl": transports.http_vs_curl,
     "ranges_vs_aria2": transports.ranges_vs_aria2,
     "s3_vs_boto3": transports.s3_vs_boto3,
@@ -74,6 +75,8 @@ TARGETS = {
     "zedmanager_rss_mib": Target(32),
     "start_ratio": Target(1.6),
     "deploy_s": Target(1.0),
+    "recover_p99_s": Target(1.5),
+    "recover_all_s": Target(3),
     "http_vs_curl": Target(0.8, at_least=True),
     "ranges_vs_aria2": Target(0.9, at_least=True),
     "s3_vs_boto3": Target(0.8, at_least=True),
