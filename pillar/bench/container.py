@@ -45,14 +45,14 @@ def measure() -> dict[str, float]:
     kind = Container()
     kind.check()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    image = kind.build(0)
-    server = ImageServer(image)
+    images = kind.build(0)
+    server = ImageServer(*images)
     with scratch() as root:
         command = [sys.executable, "-m", "pillar"]
         subprocess.run([*command, "up", "--root", root, "--daemon", *kind.up], check=True, stdout=subprocess.DEVNULL)
         try:
             where = Locations(root)
-            seconds = [_deployment(where, kind.config(image, server.url, str(uuid.uuid4()))) for _ in range(RUNS)]
+            seconds = [_deployment(where, kind.config(images, server.url, str(uuid.uuid4()))) for _ in range(RUNS)]
         finally:
             subprocess.run([*command, "undeploy", "--root", root, "--wait"], check=True, stdout=subprocess.DEVNULL)
             subprocess.run([*command, "down", "--root", root], check=True, stdout=subprocess.DEVNULL)

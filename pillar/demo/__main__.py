@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pillar.demo.kinds import Container, Kind, Program, Unable
+from pillar.demo.kinds import Container, Kind, Program, Unable, VirtualMachine
 from pillar.demo.screen import Screen, complain
 from pillar.demo.show import DemoFailed, Show
 
@@ -23,7 +23,11 @@ def main() -> int:
         description="Take an ECO from a device config to RUNNING, kill an agent on the way, undeploy.",
     )
     parser.add_argument("--root", type=Path, help="the device's directory (default: a new temporary one)")
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--vm", action="store_true", help="the ECO is a virtual machine on a bridge of its own (needs root and QEMU)"
+    )
+    kinds.add_argument(
         "--container", action="store_true", help="the ECO is a container on a bridge of its own (needs root and runc)"
     )
     parser.add_argument("--keep", action="store_true", help="leave the ECO and the agents running")
@@ -32,7 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left running
     root = options.root.absolute() if options.root else Path(tempfile.mkdtemp(prefix="pillar-demo-"))
     try:
-        kind: Kind = Container() if options.container else Program()
+        kind: Kind = VirtualMachine() if options.vm else Container() if options.container else Program()
         kind.set_up()
         Show(root, Screen(as_json=options.json), kind).run(keep=options.keep)
     except Unable as err:

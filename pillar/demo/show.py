@@ -23,12 +23,13 @@ from pillar.demo.images import ImageServer
 from pillar.demo.kinds import Kind
 from pillar.demo.screen import Screen
 from pillar.locations import Locations
+from pillar.terminal import printable
 from pillar.types.enums import SwState
 
 IMAGE_BYTES = 6 * 1024 * 1024
 T = TypeVar("T")
 
-PATIENCE_S = 40.0  # for any one step
+PATIENCE_S = 120.0  # for any one step; a guest's kernel boots in three seconds, and in sixty on a busy machine
 IN_FLIGHT_BYTES = 1024 * 1024  # what the network and one chunk of the downloader may hold
 
 
@@ -49,7 +50,7 @@ class Show:
         self.where = Locations(root)
         self.screen = screen
         self.app_id = str(uuid.uuid4())
-        self.image = kind.build(IMAGE_BYTES)
+        self.images = kind.build(IMAGE_BYTES)
         self._told: dict[str, str] = {}  # download -> the state last shown
 
     def run(self, *, keep: bool) -> None:
@@ -57,7 +58,7 @@ class Show:
 
         A device that runs on this root already is left alone.
         """
-        server = ImageServer(self.image, hold_at=IMAGE_BYTES // 2)
+        server = ImageServer(*self.images, hold_at=IMAGE_BYTES // 2)
         onlooker = Onlooker(str(self.root), self._seen)
         try:
             self.start_agents()
@@ -65,6 +66,7 @@ class Show:
                 self.deploy(server)
                 self.kill_the_downloader(server, onlooker)
                 self.wait_until_running(onlooker)
+                self.hear_the_eco(onlooker)
                 url = self.ask_the_eco(onlooker)
                 self.check_fetches(server)
                 if keep:
@@ -96,13 +98,14 @@ class Show:
     def deploy(self, server: ImageServer) -> None:
         """Hand the config to zedagent, as a file, the way a person would."""
         path = self.root / "demo-config.json"
-        path.write_text(json.dumps(self.kind.config(self.image, server.url, self.app_id), indent=1))
-        mib = len(self.image.content) / 1024 / 1024
+        path.write_text(json.dumps(self.kind.config(self.images, server.url, self.app_id), indent=1))
+        mib = self._size() / 1024 / 1024
+        what = "an image" if len(self.images) == 1 else f"{len(self.images)} images"
         self.screen.step(
             "deploy",
-            f"pillar deploy {path.name}: the ECO {device.APP_NAME!r}, an image of {mib:.1f} MiB from {server.url}",
+            f"pillar deploy {path.name}: the ECO {device.APP_NAME!r}, {what} of {mib:.1f} MiB from {server.url}",
             app=self.app_id,
-            sha256=self.image.sha256,
+            sha256=self.images[0].sha256,
         )
         self._pillar("deploy", str(path))
 
@@ -126,6 +129,19 @@ class Show:
             return status is not None and status.State == SwState.RUNNING and status.Activated
 
         self._wait(onlooker, running, "the ECO to be RUNNING")
+
+    def hear_the_eco(self, onlooker: Onlooker) -> None:
+        """Show the line of its output with which it says that it is up."""
+        if not self.kind.says:
+            return
+        log = self.where.log(self.app_id)
+
+        def line() -> str:
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            return next((line for line in lines if self.kind.says in line), "")
+
+        heard = self._wait(onlooker, line, f"{self.kind.says!r} in {log}")
+        self.screen.step("said", f"its output says: {printable(heard.strip())}", line=heard.strip(), log=str(log))
 
     def ask_the_eco(self, onlooker: Onlooker) -> str:
         """Ask the running ECO over HTTP; returns its address."""
@@ -153,7 +169,7 @@ class Show:
 
     def check_fetches(self, server: ImageServer) -> None:
         """The kill must not have cost more than what was in flight."""
-        size = len(self.image.content)
+        size = self._size()
         again = server.sent - size
         if again > IN_FLIGHT_BYTES or len(server.requests) < 2:
             raise DemoFailed(
@@ -209,6 +225,9 @@ kill an agent and see it come back:
 end it:
   {pillar} undeploy --root {root}; {pillar} down --root {root}"""
         )
+
+    def _size(self) -> int:
+        return sum(len(image.content) for image in self.images)
 
     def _seen(self, seen: Seen) -> None:
         if seen.progress is not None and seen.topic == "DownloaderStatus":
