@@ -13,6 +13,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable
+from typing import Protocol
 
 from watchdog.observers.inotify_c import (
     CallbackId,
@@ -42,6 +43,16 @@ _LIMITS = {
     errno.EMFILE: "fs.inotify.max_user_instances (or this process's open files, ulimit -n)",
     errno.ENOSPC: "fs.inotify.max_user_watches",
 }
+
+
+class Watcher(Protocol):
+    """Whom `Inotify` tells. Not watchdog's protocol: an event comes as its mask and name, see `Inotify.dispatch`."""
+
+    def on_event(self, mask: int, name: bytes) -> None: ...
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None: ...
+
+    def on_queue_overflow(self) -> None: ...
 
 
 class Inotify(InotifyFD):
@@ -77,7 +88,7 @@ class Inotify(InotifyFD):
         """The descriptor: readable when events wait."""
         return self._inotify_fd
 
-    def watch(self, path: str, mask: int, callback: object) -> tuple[WatchDescriptor, CallbackId]:
+    def watch(self, path: str, mask: int, callback: Watcher) -> tuple[WatchDescriptor, CallbackId]:
         """Have `callback` told of events on `path`; the handle goes to `unwatch`.
 
         Raises FileNotFoundError or NotADirectoryError when the path is not there, WatchFailed when the kernel refuses.

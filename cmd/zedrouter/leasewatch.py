@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pillar.pubsub.inotify import Inotify, InotifyConstants, InotifyEvent, WatchDescriptor
+from pillar.pubsub.inotify import Inotify, InotifyConstants, WatchDescriptor
 
 
 class LeaseWatch:
@@ -24,10 +23,10 @@ class LeaseWatch:
         """Take in what happened."""
         self._inotify.dispatch()
 
-    # watchdog's WatchCallback protocol
+    # what `Inotify` calls
 
-    def on_event(self, event: InotifyEvent) -> None:
-        if os.fsdecode(event.name).endswith(".leases"):
+    def on_event(self, mask: int, name: bytes) -> None:
+        if name.endswith(b".leases"):
             self._changed()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
