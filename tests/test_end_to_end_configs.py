@@ -92,6 +92,23 @@ def test_a_signed_app_runs_and_a_wrongly_signed_one_never_does(device: Device, s
     assert device.restarts() == {}
 
 
+def test_with_the_strict_policy_an_unsigned_app_waits_until_it_is_allowed(device: Device, server: ImageServer) -> None:
+    config = device_config(server, sleeper("plain.img"))
+    config["configItems"] = [{"key": "verifier.signature.policy", "value": "strict"}]
+    app = app_id(config["apps"][0])
+    device.deploy(config)
+    assert device.wait_error(app, "SignaturePolicy is strict").ErrorSource == "VerifyImageStatus"
+    assert not device.is_running(app) and app not in device.domains
+    config["configItems"] = [{"key": "verifier.signature.policy", "value": "permissive"}]
+    device.deploy(config)
+    device.wait_running(app)
+    config["configItems"] = [{"key": "verifier.signature.policy", "value": "strict"}]
+    device.deploy(config)
+    device.wait_error(app, "SignaturePolicy is strict")
+    assert device.domain(app).Activated  # said of an app that runs, but it goes on
+    assert device.starts(app) == 1
+
+
 def golden(name: str, port: str = "eth0") -> dict[str, Any]:
     """A sample, with the port that it calls eth0 renamed."""
     config: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text().replace('"eth0"', f'"{port}"'))

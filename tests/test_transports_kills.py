@@ -179,7 +179,7 @@ def test_what_the_kernel_holds_for_a_process_that_lags_behind_is_bounded_too(
     large = _renamed(store.source, "large")
     store.proxy.allow(1 << 40)
     pid = forker.start(large, tmp_path / "a", streams, bytes_per_s=4 * MIB)
-    eventually(lambda: present(tmp_path / "a", len(LARGE)) >= MIB, "it lags behind")
+    eventually(lambda: present(tmp_path / "a", len(LARGE)) >= MIB, "it lags behind", 60)
     os.kill(pid, signal.SIGSTOP)
     taken = [-1]
 
@@ -188,7 +188,7 @@ def test_what_the_kernel_holds_for_a_process_that_lags_behind_is_bounded_too(
         taken.append(store.proxy.delivered)
         return taken[-1] == taken[-2]
 
-    eventually(full, "the kernel takes no more")
+    eventually(full, "the kernel takes no more", 60)
     os.kill(pid, signal.SIGKILL)
     assert forker.ended()[0] == -signal.SIGKILL
     assert 0 <= taken[-1] - present(tmp_path / "a", len(LARGE)) <= CHUNK
