@@ -42,7 +42,9 @@ def test_a_guest_gets_its_lease_a_name_and_a_page_from_outside(router: Router) -
     # It cannot take another address, not even one that nobody has.
     guest.run("ip", "addr", "add", "10.1.0.39/24", "dev", "eth0")
     guest.run("ip", "route", "replace", "default", "via", "10.1.0.1", "src", "10.1.0.39")
+    before = counter(router, 1, "spoofed")
     assert fetch(guest, "http://203.0.113.1/hello", 1) == ""
+    assert counter(router, 1, "spoofed") > before
     # Nothing of it is left once the config has gone.
     router.app_configs.remove(uuid(1))
     router.instance_configs.remove(LAN)

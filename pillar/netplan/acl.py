@@ -113,10 +113,10 @@ def _matches(rule: ACE, way: Way, vif: Vif) -> list[str] | None:
                 if network.prefixlen or vif.switch:
                     parts.append(f"{_foreign(way, vif, family)} {network.with_prefixlen}")
             case "host":
-                if vif.switch:
-                    raise AclError(f"{label}: host {match.Value!r}: names work only where the device is the DNS server")
                 name = match.Value.lower().rstrip(".")
                 if name not in vif.hosts:
+                    if vif.switch:
+                        raise AclError(f"{label}: host {name!r}: names work only where the device is the DNS server")
                     parts.append(f"{_foreign(way, vif, family)} @{host_set(vif.bridge, name, version)}")
                     continue
                 if not (given := _of_version(vif.hosts[name], version)):
