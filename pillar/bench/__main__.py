@@ -100,11 +100,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--peers", action="store_true", help="measure other systems too, by the same work (`--only peers`: only them)"
     )
+    parser.add_argument("--plot", metavar="FILE", help="draw the cost by keys, subscribers and size, and nothing else")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
+    if options.plot:
+        return _plot(options.plot)
     figures: dict[str, float] = {}
     chosen = options.only or [*GROUPS]
     for name in chosen:
@@ -122,6 +125,18 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join([*(_lines(figures) if figures else ()), *_peer_lines(measured_peers)]))
     missed = [key for key, target in TARGETS.items() if key in figures and not target.met(figures[key])]
     return 1 if missed and options.check else 0
+
+
+def _plot(path: str) -> int:
+    from pillar.bench import plots
+
+    try:
+        plots.draw(path, _say)
+    except ModuleNotFoundError as err:
+        _say(f"a picture needs {err.name}, which is not installed: {sys.executable} -m pip install {err.name}")
+        return 2
+    _say(f"drawn in {path}")
+    return 0
 
 
 def _say(text: str) -> None:

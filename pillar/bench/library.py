@@ -11,18 +11,26 @@ import timeit
 from collections.abc import Callable, Iterator
 
 from pillar.bench.floor import BareWriter, bare_encode, now
-from pillar.bench.measure import AGENT, disk, fresh_numbers, record, scratch, take_turns, take_turns_of_many
+from pillar.bench.measure import (
+    AGENT,
+    Publish,
+    disk,
+    fresh_numbers,
+    per_publish,
+    record,
+    scratch,
+    take_turns,
+    take_turns_of_many,
+)
 from pillar.pubsub import PubSub
 from pillar.types.downloader import DownloaderStatus
 
-PUBLISHES = 2000
+CALLS = 2000
 LATENCIES = 300
 IDLE_S = 0.004  # between two publishes of a latency measurement: the receiver has gone back to sleep
 BURST = 10_000
 MANY_KEYS = 100_000
 BATCH = 100
-
-Publish = Callable[[str, DownloaderStatus], object]
 
 
 def publish() -> dict[str, float]:
@@ -30,7 +38,7 @@ def publish() -> dict[str, float]:
     with scratch() as place, PubSub(place, AGENT) as pubsub:
         publication = pubsub.publication(DownloaderStatus)
         bare = BareWriter(f"{place}/floor")
-        pair = take_turns(lambda: _per_publish(publication.publish), lambda: _per_publish(bare.publish))
+        pair = take_turns(lambda: per_publish(publication.publish), lambda: per_publish(bare.publish))
     return {"publish_us": pair.subject, "publish_ratio": pair.ratio}
 
 
@@ -79,7 +87,7 @@ def growth() -> dict[str, float]:
         hundred_thousand = many.publication(DownloaderStatus)
         for number in range(MANY_KEYS):
             hundred_thousand.publish(f"filler{number}", record(number))
-        pair = take_turns(lambda: _per_publish(hundred_thousand.publish), lambda: _per_publish(ten.publish))
+        pair = take_turns(lambda: per_publish(hundred_thousand.publish), lambda: per_publish(ten.publish))
     return {"growth_ratio": pair.ratio}
 
 
@@ -99,18 +107,9 @@ def batch() -> dict[str, float]:
     return {"batch_us": pair.subject, "batch_ratio": pair.ratio}
 
 
-def _per_publish(publish: Publish) -> float:
-    """Microseconds a publish of a value never published before."""
-    records = [(f"key{number % 10}", record(next(fresh_numbers))) for number in range(PUBLISHES)]
-    start = time.perf_counter()
-    for key, item in records:
-        publish(key, item)
-    return (time.perf_counter() - start) / PUBLISHES * 1e6
-
-
 def _per_call(call: Callable[[], object]) -> float:
     """Microseconds a call."""
-    return min(timeit.repeat(call, number=PUBLISHES, repeat=5)) / PUBLISHES * 1e6
+    return min(timeit.repeat(call, number=CALLS, repeat=5)) / CALLS * 1e6
 
 
 def _delays(kind: str, place: str, publish: Publish) -> tuple[float, float]:

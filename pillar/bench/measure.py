@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,11 @@ AGENT = "bench"  # whose table is measured
 TMPFS = "/dev/shm"
 DISK = "/var/tmp"
 RUNS = 5
+PUBLISHES = 2000
 RECORD_BYTES = 1024
+
+
+Publish = Callable[[str, DownloaderStatus], object]
 
 
 class Pair(NamedTuple):
@@ -45,6 +50,16 @@ def take_turns_of_many(subject: Callable[[], Sequence[float]], floor: Callable[[
     floors = [statistics.median(figures) for figures in zip(*(turn[0] for turn in measured), strict=True)]
     subjects = [statistics.median(figures) for figures in zip(*(turn[1] for turn in measured), strict=True)]
     return [Pair(*figures) for figures in zip(subjects, floors, strict=True)]
+
+
+def per_publish(publish: Publish, fresh: Callable[[], DownloaderStatus] | None = None) -> float:
+    """Microseconds a publish of a value never published before (`fresh` makes one), under one of ten keys."""
+    make = fresh or (lambda: record(next(fresh_numbers)))
+    records = [(f"key{number % 10}", make()) for number in range(PUBLISHES)]
+    start = time.perf_counter()
+    for key, item in records:
+        publish(key, item)
+    return (time.perf_counter() - start) / PUBLISHES * 1e6
 
 
 def table_directory(root: str) -> str:
