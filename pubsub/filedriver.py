@@ -221,12 +221,7 @@ class FileSource:
         """Compare one file with what was known of it."""
         key = name[: -len(SUFFIX)]
         try:
-            if directory == -1:
-                data = None
-            elif directory is None:
-                data = read_file(None, f"{self._path}/{name}", self._hub.max_record_bytes)
-            else:
-                data = read_file(directory, name, self._hub.max_record_bytes)
+            data = self._read(directory, name)
             if data is None:
                 self._core.gone(key)
             elif data != self._core.known.get(key):
@@ -244,6 +239,20 @@ class FileSource:
             return
         if self._core.rejected:
             self._core.rejected.pop(name, None)
+
+    def _read(self, directory: int | None, name: str) -> bytes | None:
+        if directory == -1:
+            return None
+        shared = self._hub.read_in_this_pass
+        if shared is not None and (self._path, name) in shared:
+            return shared[self._path, name]
+        if directory is None:
+            data = read_file(None, f"{self._path}/{name}", self._hub.max_record_bytes)
+        else:
+            data = read_file(directory, name, self._hub.max_record_bytes)
+        if shared is not None:
+            shared[self._path, name] = data
+        return data
 
     def _reach(self, mark: _Mark) -> None:
         if self._trouble:  # something before the mark could not be looked at; the listing that is due sets a new one

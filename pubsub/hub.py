@@ -97,6 +97,9 @@ class PubSub:
         self._callbacks: dict[int, Callable[[int], None]] = {}  # what drivers watch
         self._timers: list[tuple[float, int, Callable[[], None]]] = []  # a heap: when, in which order, what
         self._timers_made = 0
+        # When several subscriptions follow one table: files read since the last notes were taken, by table and name.
+        # Whatever any of them looks at now was noted before, so each read is news enough for all of them.
+        self.read_in_this_pass: dict[tuple[str, str], bytes | None] | None = None
         self._loop_wait: LoopWait | None = None
         self._closed = False
 
@@ -339,8 +342,11 @@ class PubSub:
                 opened.check_place()
         self._take_notes(ready)
         while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
+            several = len(busy) > 1 and len({subscription.table for subscription in busy}) < len(busy)
+            self.read_in_this_pass = {} if several else None
             for subscription in busy:
                 subscription.work(_SLICE)
+            self.read_in_this_pass = None
             if time.monotonic() >= until:
                 break
             if any(subscription.has_work for subscription in busy):

@@ -371,6 +371,37 @@ def test_a_for_loop_gets_every_change_with_its_values(hello: PubSub, root: Path)
         assert next(changes) == Change("restarted", counter=1)
 
 
+def test_a_file_read_once_for_several_subscriptions_is_never_too_old_for_any(hello: PubSub, root: Path) -> None:
+    publication = hello.publication(Greeting)
+    told: list[tuple[Any, ...]] = []
+    with PubSub(root) as pubsub:
+
+        def first(key: str, new: Greeting, old: Greeting | None = None) -> None:
+            told.append(("first", new.seq))
+            if new.seq % 3 == 1:  # between the first one's look and the second one's
+                publication.publish(key, Greeting(seq=new.seq + 1))
+                publication.signal_restarted()
+
+        def second(key: str, new: Greeting, old: Greeting | None = None) -> None:
+            told.append(("second", new.seq))
+
+        subscriptions = [
+            pubsub.subscription("hello", Greeting, create=first, modify=first),
+            pubsub.subscription(
+                "hello", Greeting, create=second, modify=second, restarted=lambda counter: told.append(("restarted",))
+            ),
+        ]
+        for seq in (1, 4, 7):
+            publication.publish("k", Greeting(seq=seq))
+            wait_for(
+                lambda seq=seq: pubsub.wait(0) or [s.get("k") for s in subscriptions] == [Greeting(seq=seq + 1)] * 2,
+                "both to see the last value",
+            )
+            wait_for(lambda: pubsub.wait(0) or told[-1] == ("restarted",), "restarted to be told")
+            seconds = [entry for entry in told if entry[0] != "first"]
+            assert seconds[-2:] == [("second", seq + 1), ("restarted",)], "after all that was published before it"
+
+
 def test_a_table_can_be_followed_without_its_type(hello: PubSub, root: Path) -> None:
     hello.publication(Greeting).publish("k", Greeting(text="a"))
     with PubSub(root) as pubsub:
