@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -155,3 +159,84 @@ def test_a_container_in_a_file_outlives_domainmgr_and_its_end_is_told(device: De
     assert device.starts(app) == 2
     os.kill(device.domain(app).DomainId, signal.SIGKILL)
     device.wait_error(app, "the domain stopped by itself: it was ended by SIGKILL")
+
+
+def test_images_that_cannot_run_say_why_and_the_others_run(device: Device, netlab: NetLab) -> None:
+    def hostile(name: str, **fields: Any) -> Image:
+        layer = BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as archive:
+            member = tarfile.TarInfo(str(fields.pop("path")))
+            for field, value in fields.items():
+                setattr(member, field, value)
+            archive.addfile(member)
+        return container.image(name, [container.busybox_layer(), layer.getvalue()], {"Entrypoint": ["/bin/sh"]})
+
+    good = image("good.tar")
+    foreign = good.content.replace(b'"architecture": "', b'"Architecture": "')
+    text = b"no container at all"
+    bad = {
+        "climbs.tar": (
+            hostile("climbs.tar", path="../../etc/evil"),
+            "the entry '../../etc/evil' leads out of the image",
+        ),
+        "device.tar": (
+            hostile("device.tar", path="sda", type=tarfile.BLKTYPE, devmajor=8),
+            "the entry 'sda' is a device",
+        ),
+        "linked.tar": (
+            hostile("linked.tar", path="x", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+            "is a hard link to '/etc/passwd', which the image does not have",
+        ),
+        "changed.tar": (Image("changed.tar", foreign, sha256(foreign).hexdigest()), "hashes to"),
+        "text.tar": (
+            Image("text.tar", text, sha256(text).hexdigest()),
+            "neither a container manifest nor an OCI archive",
+        ),
+    }
+    config = from_directory(device.where.root, good)
+    for built, _ in bad.values():
+        one = from_directory(device.where.root, built)
+        one["apps"][0]["displayname"] = built.name
+        one["apps"][0]["drives"][0]["image"]["dsId"] = config["datastores"][0]["id"]
+        one["apps"][0]["interfaces"][0]["networkId"] = config["networkInstances"][0]["uuidandversion"]["uuid"]
+        config["apps"].append(one["apps"][0])
+    huge = from_directory(device.where.root, good)["apps"][0]
+    huge["drives"][0]["image"]["dsId"] = config["datastores"][0]["id"]
+    huge["interfaces"] = []
+    huge["fixedresources"]["memory"] = 1 << 31
+    config["apps"].append(huge)
+    device.deploy(config)
+    for app, (_, reason) in zip(config["apps"][1:-1], bad.values(), strict=True):
+        device.wait_error(app_id(app), reason)
+    device.wait_error(app_id(huge), "MiB of memory, this machine has")
+    device.wait_running(app_id(config["apps"][0]), seconds=PATIENCE_S)
+    assert answer(netlab, address_of(device, app_id(config["apps"][0]))) == "hello\n"
+    assert not Path("/etc/evil").exists()
+
+
+def test_the_containers_demo_does_what_it_says(tmp_path: Path) -> None:
+    needs_runc()
+    needs("nft", "nftables")
+    needs("dnsmasq", "dnsmasq-base")
+    command = [sys.executable, "-m", "pillar.demo", "--container", "--json", "--root", str(tmp_path / "device")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    said = [step["step"] for step in steps if step["step"] != "change"]
+    assert said == ["up", "deploy", "kill", "recovered", "answer", "fetched", "undeploy", "gone", "done"]
+
+
+def test_the_containers_demo_says_what_is_missing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NOTHING_INSTALLED, "--container", "--json", "--root", str(tmp_path / "device")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "apt-get install runc busybox-static nftables" in done.stdout + done.stderr
+    assert not (tmp_path / "device").exists()
+
+
+NOTHING_INSTALLED = """
+import sys
+from pillar.demo import __main__, kinds
+kinds._which = lambda program: None
+sys.exit(__main__.main())
+"""

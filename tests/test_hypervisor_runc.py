@@ -449,6 +449,29 @@ def test_killed_at_any_call_of_a_start_there_is_one_container_or_none(
             assert machine.leaves_nothing(), point
 
 
+VERSION_2 = """
+umount -l /sys/fs/cgroup 2>/dev/null
+mount -t cgroup2 none /sys/fs/cgroup && exec "$@"
+"""
+LIFE = """
+from pillar.hypervisors import _cgroup
+group = _cgroup.prefix(root) + uuid
+pid = backend.status(uuid).domain_id
+places = [str(path) for path in _cgroup.directories(group)]
+print(_cgroup.members(group) == {pid}, places == ["/sys/fs/cgroup/" + group])
+os.kill(backend._holder(uuid).shim.pid, 9)
+backend.stop(uuid, 0)
+print(backend.status(uuid).phase.value, _cgroup.directories(group))
+"""
+
+
+def test_with_control_groups_of_version_2_only(machine: Machine, starter: list[str]) -> None:
+    """What this kernel's version 2 can limit depends on what version 1 took; finding, killing and removing does not."""
+    command = ["unshare", "--mount", "sh", "-c", VERSION_2, "sh", sys.executable, "-c", "import os\n" + STARTER + LIFE]
+    done = subprocess.run([*command, *starter[3:]], capture_output=True, text=True, check=False, timeout=DEADLINE_S)
+    assert done.stdout.splitlines() == ["True True", "gone []"], done.stdout + done.stderr
+
+
 def test_auto_gives_a_container_to_runc_and_a_program_to_process(machine: Machine) -> None:
     backends = Hypervisors(machine.where, "auto")
     assert backends.select(machine.domain(SERVICE)).name == "runc"

@@ -211,17 +211,27 @@ def file_system(file: Path) -> str:
 
 
 def limits_of(domain: DomainSpec) -> Limits:
-    """The limits that the configuration asks for. Raises CannotRun for what this machine does not have."""
+    """The limits that the configuration asks for, as far as the kernel has the controllers for them.
+
+    Raises CannotRun for memory that this machine does not have, and for a CPU list that is none.
+    """
+    there = _cgroup.controllers()
     config = domain.config
     memory = max(config.Memory, config.MaxMem) * 1024
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if memory > there:
-        raise CannotRun(f"it asks for {memory >> 20} MiB of memory, this machine has {there >> 20} MiB")
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if memory > most:
+        raise CannotRun(f"it asks for {memory >> 20} MiB of memory, this machine has {most >> 20} MiB")
     # More CPUs than there are cannot be used up, so that is no limit.
     cpus = config.VCpus if 0 < config.VCpus < (os.cpu_count() or 1) else 0
     if config.CPUs and not set(config.CPUs) <= set("0123456789,- "):
         raise CannotRun(f"the CPU list {config.CPUs!r} is not of the form 0-2,4")
-    return Limits(memory, _cgroup.limits_swap(), cpus, config.CPUs.replace(" ", ""))
+    return Limits(
+        memory_bytes=memory if "memory" in there else 0,
+        swap_too=_cgroup.limits_swap(),
+        cpus=cpus if "cpu" in there else 0,
+        cpu_list=config.CPUs.replace(" ", "") if "cpuset" in there else "",
+        processes=_spec.MAX_PROCESSES if "pids" in there else 0,
+    )
 
 
 def _read(path: Path) -> object:

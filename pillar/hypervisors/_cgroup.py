@@ -24,12 +24,29 @@ def prefix(root: Path) -> str:
 
 def mounts() -> list[Path]:
     """Where the hierarchies are mounted; [] on a machine without control groups."""
+    return [place for place, _ in _hierarchies()]
+
+
+def controllers() -> set[str]:
+    """What the machine can limit: memory, cpu, cpuset, pids and so on."""
+    found: set[str] = set()
+    for place, names in _hierarchies():
+        found |= names
+        with suppress(OSError):  # v2
+            found |= set((place / "cgroup.controllers").read_text().split())
+    return found
+
+
+def _hierarchies() -> list[tuple[Path, set[str]]]:
+    """Every mounted hierarchy, with v1's controllers (and mount options)."""
     found = []
     with suppress(FileNotFoundError):
         for line in Path("/proc/self/mountinfo").read_text().splitlines():
             before, _, after = line.partition(" - ")
-            if after.split(" ", 1)[0] in ("cgroup", "cgroup2"):
-                found.append(Path(before.split()[4].replace("\\040", " ")))
+            kind, _, options = after.split(" ", 2)
+            if kind in ("cgroup", "cgroup2"):
+                place = Path(before.split()[4].replace("\\040", " "))
+                found.append((place, set(options.split(",")) if kind == "cgroup" else set()))
     return found
 
 

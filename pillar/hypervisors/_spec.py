@@ -57,6 +57,7 @@ class Limits:
     swap_too: bool = False  # the kernel can count memory and swap together
     cpus: int = 0
     cpu_list: str = ""  # which ones, as cpuset wants them: 0-2,4
+    processes: int = 0
 
 
 def command(image: Mapping[str, Any], domain: DomainSpec) -> list[str]:
@@ -129,7 +130,9 @@ def _working_directory(image: Mapping[str, Any]) -> str:
 
 
 def _resources(limits: Limits) -> dict[str, Any]:
-    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}], "pids": {"limit": MAX_PROCESSES}}
+    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if limits.processes:
+        found["pids"] = {"limit": limits.processes}
     if limits.memory_bytes:
         found["memory"] = {"limit": limits.memory_bytes}
         if limits.swap_too:

@@ -62,7 +62,7 @@ INSTALL = Missing("runc is not installed: apt-get install runc")
 UNKNOWN_EXIT = "how it ended is not known: the process that watched it was ended too"
 STEP_TIMEOUT_S = 90.0  # runc gives up earlier
 SHIM_WAIT_S = 10.0  # for the parent's own cleaning up, after the container is dead
-LASTING = ("executable file not found", 'exec: "', "no such file or directory", "not a directory")
+LASTING = 'exec: "'  # in runc's words: about the program that the image names, and the same at every try
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class RuncHypervisor:
         if word == wanted:
             return rest
         if word == "failed":
-            raise CannotRun(rest) if any(text in rest for text in LASTING) else HypervisorError(rest)
+            raise CannotRun(rest) if LASTING in rest else HypervisorError(rest)
         if line:
             raise HypervisorError(f"the container's parent process said {line!r} instead of {wanted}")
         with suppress(subprocess.TimeoutExpired):
