@@ -91,7 +91,7 @@ class LaunchedDomains:
         with open(report, "rb") as answer:
             try:
                 launcher = [sys.executable, "-I", "-S", LAUNCHER, str(lock_fd), str(report_fd), program.cpus]
-                with open(_open_for_appending(program.output), "ab") as output:
+                with open(open_for_appending(program.output), "ab") as output:
                     child = subprocess.Popen(
                         [*launcher, *program.command],
                         env=program.environment,
@@ -111,7 +111,7 @@ class LaunchedDomains:
             problem = f"cannot execute {image}: {text}"
             raise CannotRun(problem) if int(number) in LASTING_ERRORS else HypervisorError(problem)
         if self.main_process(uuid) is None:  # the pipe closed because the launcher ended, not because it went on
-            raise HypervisorError(f"the launcher failed before it ran {image}: {_exit_text(child.wait())}")
+            raise HypervisorError(f"the launcher failed before it ran {image}: {exit_text(child.wait())}")
         _members.look_again()
         with self._guard:
             self._children[uuid] = child
@@ -120,13 +120,13 @@ class LaunchedDomains:
 
     def status(self, uuid: str) -> DomainInfo:
         """`exit` is what the kernel told: known for domains that this process started."""
-        held = self._is_held(uuid)
+        held = is_held(self.lock(uuid), self._guard)
         holder = self.main_process(uuid)
         alive = holder is not None and _proc.alive(holder)
         with self._guard:  # after that look: a child that ends between the two has a status to read
             child = self._children.get(uuid)
             if child is not None and child.poll() is not None:
-                self._ended[uuid] = _exit_text(child.returncode)
+                self._ended[uuid] = exit_text(child.returncode)
                 del self._children[uuid]
             ended = self._ended.get(uuid, "")
         if holder is not None and alive:
@@ -176,29 +176,33 @@ class LaunchedDomains:
         except (ValueError, KeyError, TypeError):  # empty, or the launcher is writing it
             return None
 
-    def _is_held(self, uuid: str) -> bool:
-        try:
-            lock_fd = os.open(self.lock(uuid), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            with self._guard:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                fcntl.flock(lock_fd, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return True
-        else:
-            return False
-        finally:
-            os.close(lock_fd)
+
+def is_held(lock: Path, guard: threading.Lock) -> bool:
+    """Whether somebody holds the lock. Taken for a moment to find out, under the `guard` of those who claim it here."""
+    try:
+        lock_fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        with guard:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_fd, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock_fd)
 
 
-def _open_for_appending(path: Path) -> int:
+def open_for_appending(path: Path) -> int:
+    """A domain's log, made with its directory where it is missing; a link in its place is not followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _exit_text(code: int) -> str:
+def exit_text(code: int) -> str:
+    """How a process ended, for a person; `code` is a signal's number with a minus, or an exit status."""
     if code >= 0:
         return f"it exited with status {code}"
     with suppress(ValueError):

@@ -54,6 +54,7 @@ from pillar.hypervisors import (
 )
 from pillar.hypervisors._bundle import JOB, Bundle, Job, limits_of
 from pillar.hypervisors._environment import LOCK_VARIABLE, PATH
+from pillar.hypervisors._launched import exit_text, is_held, open_for_appending
 from pillar.hypervisors._proc import Identity
 from pillar.hypervisors._shim import __file__ as SHIM
 from pillar.locations import Locations
@@ -137,7 +138,7 @@ class RuncHypervisor:
         self._reap(uuid)
         holder = self._holder(uuid)
         if holder is None:
-            return DomainInfo(Phase.STARTING if self._is_held(uuid) else Phase.GONE)
+            return DomainInfo(Phase.STARTING if is_held(self._lock(uuid), self._guard) else Phase.GONE)
         if holder.shim.boot != boot_id():
             return DomainInfo(Phase.GONE, exit="the machine was restarted", rebooted=True)
         watched = _proc.alive(holder.shim)  # asked first: what it writes down it has written before it ends
@@ -149,7 +150,7 @@ class RuncHypervisor:
                 return DomainInfo(Phase.RUNNING, domain_id=holder.init.pid)
             return DomainInfo(Phase.STARTING)
         if holder.init is not None and _proc.alive(holder.init):
-            if holder.phase == "started" or not self._is_held(uuid):
+            if holder.phase == "started" or not is_held(self._lock(uuid), self._guard):
                 return DomainInfo(Phase.RUNNING, domain_id=holder.init.pid)
             return DomainInfo(Phase.GONE)  # created, and nobody is left to start it
         return DomainInfo(Phase.GONE, exit=self._unknown_exit(uuid) if holder.init is not None else "")
@@ -249,7 +250,7 @@ class RuncHypervisor:
         job = self._bundle(uuid).directory / JOB
         command = [sys.executable, "-I", "-S", SHIM, str(lock_fd), str(answers_in), str(go_out), str(job)]
         try:
-            with open(self._open_log(uuid), "ab") as output:
+            with open(open_for_appending(self._where.log(uuid)), "ab") as output:
                 child = subprocess.Popen(
                     command,
                     env={"PATH": PATH, LOCK_VARIABLE: str(self._lock(uuid))},
@@ -368,7 +369,7 @@ class RuncHypervisor:
         """How the last run ended, "" when it was not seen to end."""
         try:
             fields = json.loads(self._exit(uuid).read_bytes())
-            return exit_text(fields)
+            return end_text(fields)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return ""
 
@@ -381,27 +382,6 @@ class RuncHypervisor:
             child = self._children.get(uuid)
             if child is not None and child.poll() is not None:
                 del self._children[uuid]
-
-    def _is_held(self, uuid: str) -> bool:
-        try:
-            lock_fd = os.open(self._lock(uuid), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            with self._guard:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                fcntl.flock(lock_fd, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return True
-        else:
-            return False
-        finally:
-            os.close(lock_fd)
-
-    def _open_log(self, uuid: str) -> int:
-        path = self._where.log(uuid)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def _bundle(self, uuid: str) -> Bundle:
         return Bundle(self._data / uuid, self._where)
@@ -416,16 +396,9 @@ class RuncHypervisor:
         return self._data / f"{uuid}.exit"
 
 
-def exit_text(fields: dict[str, int]) -> str:
+def end_text(fields: dict[str, int]) -> str:
     """What the parent wrote down, for a person. Raises KeyError when it says nothing."""
-    if "signal" in fields:
-        number = int(fields["signal"])
-        try:
-            text = f"it was ended by {signal.Signals(number).name}"
-        except ValueError:
-            text = f"it was ended by signal {number}"
-    else:
-        text = f"it exited with status {int(fields['status'])}"
+    text = exit_text(-int(fields["signal"]) if "signal" in fields else int(fields["status"]))
     killed = int(fields.get("out_of_memory", 0))
     return f"{text}; {_out_of_memory(killed)}" if killed else text
 
