@@ -223,7 +223,7 @@ def test_the_containers_demo_does_what_it_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     said = [step["step"] for step in steps if step["step"] != "change"]
-    assert said == ["up", "deploy", "kill", "recovered", "answer", "fetched", "undeploy", "gone", "done"]
+    assert said == ["up", "deploy", "kill", "recovered", "said", "answer", "fetched", "undeploy", "gone", "done"]
 
 
 def test_the_containers_demo_says_what_is_missing(tmp_path: Path) -> None:

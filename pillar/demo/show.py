@@ -210,6 +210,8 @@ class Show:
         command = Path(sys.executable).with_name("pillar")
         python = shlex.quote(sys.executable)
         pillar = shlex.quote(str(command)) if command.exists() else f"{python} -m pillar"
+        # The demo's network namespace goes on as long as the supervisor in it.
+        inside = f"nsenter -t $(cat {root}/run/pillar.pid) -n " if self.kind.up else ""
         self.screen.plain(
             f"""
 look around:
@@ -217,7 +219,7 @@ look around:
   cat {root}/run/zedmanager/AppInstanceStatus/{app}.json
   cat {root}/run/domainmgr/DomainStatus/{app}.json
   tail {root}/persist/log/downloader.log
-  curl {url}
+  {inside}curl {url}
   {pillar} ps --root {root}
   {pillar} watch --root {root}
 kill an agent and see it come back:

@@ -79,7 +79,8 @@ def members(name: str) -> set[int]:
 
 def oom_files(name: str) -> list[str]:
     """The files that may count the processes killed for want of memory: v1's and v2's."""
-    return [str(mount / name / file) for mount in mounts() for file in ("memory.oom_control", "memory.events")]
+    v1 = [str(place / name / "memory.oom_control") for place, names in _hierarchies() if "memory" in names]
+    return v1 or [str(place / name / "memory.events") for place in mounts()]
 
 
 def oom_kills(name: str) -> int:
