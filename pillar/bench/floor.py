@@ -78,7 +78,10 @@ def bare_watch(directory: str) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     inotify: int = libc.inotify_init1(os.O_CLOEXEC)
     if inotify < 0 or libc.inotify_add_watch(inotify, os.fsencode(directory), _IN_MOVED_TO) < 0:
-        raise OSError(ctypes.get_errno(), "inotify")
+        err = ctypes.get_errno()
+        raise OSError(
+            err, f"{os.strerror(err)}: a bare watch needs an inotify instance (fs.inotify.max_user_instances)"
+        )
     return inotify
 
 

@@ -41,6 +41,7 @@ def draw(path: str, say: Callable[[str], object]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    busy = os.getloadavg()[0]
     curves = []
     for measure in (against_keys, against_subscribers, against_size):
         say(f"measuring {measure.__name__} ...")
@@ -48,8 +49,11 @@ def draw(path: str, say: Callable[[str], object]) -> None:
     figure, panels = pyplot.subplots(1, len(curves), figsize=(15, 4.8), layout="constrained")
     for panel, curve in zip(panels, curves, strict=True):
         _panel(panel, curve)
+    panels[-1].set_yscale("log")
+    panels[-1].set_ylim(None, None)
+    load = f"load {busy:.1f} at the start"
     figure.suptitle(
-        f"pillar.pubsub, ordinary table on tmpfs · {machine()} · {datetime.date.today():%Y-%m-%d}", fontsize=10
+        f"pillar.pubsub, ordinary table on tmpfs · {machine()} · {datetime.date.today():%Y-%m-%d} · {load}", fontsize=10
     )
     figure.savefig(path, dpi=100)
 
@@ -113,5 +117,7 @@ def _panel(panel: Any, curve: Curve) -> None:
         curve.places, [pair.floor for pair in curve.measured], "s--", color="gray", label="floor: bare system calls"
     )
     panel.set(title=curve.title, xlabel=curve.axis, ylabel="µs", xscale="log", ylim=(0, None))
+    panel.set_xticks(curve.places, [f"{place:,}" for place in curve.places], fontsize=8)
+    panel.minorticks_off()
     panel.grid(visible=True, alpha=0.3)
     panel.legend()
