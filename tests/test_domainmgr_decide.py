@@ -426,7 +426,7 @@ def _play(config: DomainConfig | None, start: DomainStatus, runs: bool) -> tuple
 
 
 def test_no_adapter_list_is_an_answer() -> None:
-    assert adapters.assignable(None, {}, frozenset(), {}) == AssignableAdapters(Initialized=True)
+    assert adapters.assignable(None, {}, frozenset(), {}, {}) == AssignableAdapters(Initialized=True)
 
 
 def test_adapter_groups_belong_to_one_app_and_never_to_a_port() -> None:
@@ -438,12 +438,12 @@ def test_adapter_groups_belong_to_one_app_and_never_to_a_port() -> None:
         )
     )
     owned = adapters.owners({UUID: (IoAdapter(Name="usb"),)})
-    table = adapters.assignable(listed, owned, frozenset({"eth0"}), {"eth0": "02:00:00:00:00:01"})
+    table = adapters.assignable(listed, owned, frozenset({"eth0"}), {"eth0": "02:00:00:00:00:01"}, {})
     usb, eth, _ = table.IoBundleList or ()
     assert (usb.UsedByUUID, eth.IsPort, eth.MacAddr) == (UUID, True, "02:00:00:00:00:01")
 
     def error(uuid: str, group: str) -> str:
-        return adapters.reservation_error(table, owned, uuid, (IoAdapter(Name=group),))
+        return adapters.reservation_error(table, owned, uuid, (IoAdapter(Name=group),), {})
 
     assert error(UUID, "Usb") == ""
     assert f"used by app {UUID}" in error("another", "usb")

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pillar.agent import Agent
-from pillar.cmd.domainmgr import adapters, disks, images, logs, work
+from pillar.cmd.domainmgr import adapters, disks, images, logs, pci, work
 from pillar.cmd.domainmgr.decide import NOTHING_RUNS, Decision, Done, Facts, Kind, Work, step
 from pillar.hypervisors import AUTO, Hypervisors, Phase, names
 from pillar.keyqueue import KeyQueue
@@ -135,7 +135,7 @@ class DomainMgr(Agent):
             changed=uuid in self._changed,
             retry_due=self._retry_at.get(uuid, float("inf")) <= time.monotonic(),
             expired=self._has_expired(uuid),
-            adapters_error=adapters.reservation_error(table, owned, uuid, wanted),
+            adapters_error=adapters.reservation_error(table, owned, uuid, wanted, pci.devices() if wanted else {}),
             boot_retry_s=float(self.settings.DomainBootRetryTime),
         )
 
@@ -172,8 +172,12 @@ class DomainMgr(Agent):
             self.queue.mark_later(uuid, decision.retry_s)
 
     def _start_work(self, uuid: str, piece: Work) -> None:
+        status = self.statuses.get(uuid)
+        reserved = (status.IoAdapterList if status is not None else None) or ()
+        bundles = adapters.bundles_of(self.adapters.get(GLOBAL) or AssignableAdapters(), reserved)
+
         def run(cancel: Cancel) -> Done:
-            return work.run(piece, uuid, self.tools, cancel.raise_if_set)
+            return work.run(piece, uuid, self.tools, cancel.raise_if_set, bundles)
 
         def ended(outcome: Outcome[Done]) -> None:
             del self._working[uuid]
@@ -225,7 +229,8 @@ class DomainMgr(Agent):
         ports = frozenset(port.IfName for port in (network.Ports if network is not None else None) or ())
         listed = self.listed.get("zedagent")
         owned = adapters.owners(self._reservations())
-        if self.adapters.publish(GLOBAL, adapters.assignable(listed, owned, ports, _macs())):
+        found = pci.devices() if listed is not None else {}
+        if self.adapters.publish(GLOBAL, adapters.assignable(listed, owned, ports, _macs(), found)):
             for uuid, status in self.statuses.items().items():
                 if status.AdaptersFailed:
                     self.queue.mark(uuid)

@@ -18,6 +18,7 @@ from pillar.cmd.domainmgr.disks import (
 )
 from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors
 from pillar.locations import Locations
+from pillar.types.adapters import IoBundle
 from pillar.types.domainmgr import DomainConfig
 from pillar.workers import Outcome
 
@@ -31,13 +32,16 @@ class Tools:
     grace_s: float
 
 
-def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) -> Done:
-    """Do a piece of work; `stopped` raises when it is no longer wanted. Raises what went wrong."""
+def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapters: tuple[IoBundle, ...] = ()) -> Done:
+    """Do a piece of work; `stopped` raises when it is no longer wanted. Raises what went wrong.
+
+    `adapters` are those that are reserved for the domain.
+    """
     match work.kind:
         case Kind.PREPARE:
             return prepare(work, uuid, tools, stopped)
         case Kind.BOOT:
-            return boot(work, uuid, tools, stopped)
+            return boot(work, uuid, tools, stopped, adapters)
         case Kind.HALT:
             stop(uuid, tools, tools.grace_s)
             delete_copies(work.disks, preserved=False)
@@ -74,9 +78,9 @@ def prepare(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) ->
     return Done(Kind.PREPARE, disks=disks)
 
 
-def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) -> Done:
+def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapters: tuple[IoBundle, ...]) -> Done:
     """Make the other copies from the image again and run the domain."""
-    spec = DomainSpec(uuid, _config(work), work.disks)
+    spec = DomainSpec(uuid, _config(work), work.disks, adapters)
     stop(uuid, tools, 0)  # what an earlier run left behind may still write to the copies
     for disk in work.disks:
         if not disk.ReadOnly and not (disk.Preserve and Path(disk.ActiveFileLocation).exists()):
