@@ -6,11 +6,11 @@ Subscribes  DomainConfig          from zedmanager, keyed by app UUID    what is 
 Publishes   DomainStatus          as domainmgr, keyed by app UUID       how far each domain got
             ImageStatus           as domainmgr, keyed by file name      the private copies in /persist/img
             AssignableAdapters    as domainmgr, key "global"            who has which adapter
-Owns        /persist/img, /persist/process, /run/domainmgr/<backend>, /persist/log/<app uuid>.log
+Owns        /persist/img, /persist/{process,qemu,runc,xen}, /run/domainmgr/xen, /persist/log/<app uuid>.log, vifs
 
     (nothing) -> INSTALLED -> BOOTING -> RUNNING -> HALTING -> HALTED        see decide.py for every arm
 
-Waits for nobody: without an adapter list there are no adapters, and the network of a `process` domain is the host's.
+Waits for nobody: without an adapter list there are no adapters. What runs a domain, and how it ends: docs/domains.md.
 
 Beyond EVE: a domain that stops by itself is HALTED with LastErr saying how it ended (EVE shows HALTED only);
 zedmanager's restart gives it a new chance (Activate off, which clears the error, and on again). A failed preparation
