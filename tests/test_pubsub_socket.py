@@ -411,11 +411,17 @@ def test_a_record_that_eve_cannot_carry_is_refused_before_anything_changes(root:
         assert subscription.items() == publication.items()  # and the largest that passes arrives
 
 
-def test_a_record_too_large_for_the_socket_fits_the_files(root: Path) -> None:
-    with PubSub(root, "hello") as pubsub:
-        assert pubsub.publication(Greeting).publish("k", Greeting("x" * 1_000_000))
-        subscription = pubsub.subscription("hello", Greeting)
-        until(lambda: "k" in subscription, pubsub)
+def test_a_record_too_large_for_the_socket_fits_the_files_up_to_the_readers_limit(root: Path) -> None:
+    large = Greeting("x" * 64 * 1024 * 1024)
+    with PubSub(root, "hello") as pubsub, PubSub(root, max_record_bytes=1_000_000) as careful:
+        publication = pubsub.publication(Greeting)
+        followed, refused = (one.subscription("hello", Greeting) for one in (pubsub, careful))
+        assert publication.publish("k", Greeting("small"))
+        until(lambda: "k" in followed and "k" in refused, pubsub, careful, seconds=60)
+        assert publication.publish("k", large)
+        until(lambda: followed.get("k") == large and refused.rejected, pubsub, careful, seconds=60)
+        assert refused.rejected["k.json"].reason.endswith("at most 1000000 are read")
+        assert refused.get("k") == Greeting("small"), "the last good value stays"
 
 
 def test_a_path_longer_than_a_socket_address_works(root: Path) -> None:
