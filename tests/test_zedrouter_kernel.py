@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentproc import Table
+from mapserver import MapServer
 from routerlab import (
     LAN,
     PORT_MAP,
@@ -234,3 +235,34 @@ def test_guests_of_a_mesh_reach_each_other_by_their_eids_and_lisp_is_configured(
     router.instance_configs.remove(WAN)
     comes(lambda: not config.exists() and "bn1" not in router.links(), "the mesh has gone")
     assert "proto 177" not in router.lab.device.run("sh", "-c", "ip -6 rule; ip -6 route show table all")
+
+
+def test_eids_are_registered_at_their_map_servers(router: Router) -> None:
+    router.plug("eth0")
+    names = {"right": "203.0.113.1", "other": "192.168.20.1", "nobody": "192.168.10.1"}
+    mesh = {"Type": 4, "IpType": 4, "Gateway": "", "DhcpRange": {}, "Subnet": {}}
+    servers = [{"NameOrIp": address, "Credential": "our key"} for address in names.values()]
+    router.lab.device.run("ip", "route", "add", "203.0.113.1", "via", "192.168.10.1")
+    right = MapServer(router.lab.controller, names["right"], "our key")
+    other = MapServer(router.lab.controller, names["other"], "our key", answer_with="another key")
+    try:
+        router.instance(WAN, **mesh, LispConfig={"IID": 42, "MapServers": servers})
+        router.app(1, OverlayNetworkList=[{"Name": "mesh", "EID": "fd3d::1", "Network": WAN}])
+        router.agent.start()
+        table = Table(router.root, "zedrouter", "EIDRegistration")
+        told = table.wait(f"{uuid(1)}:42:{names['right']}", 60, Registered=True, Error="")
+        assert (told["EID"], told["Locators"]) == ("fd3d::1", ["192.168.10.2"])
+        assert right.registered == {(42, "fd3d::1"): ["192.168.10.2"]}
+        # A server that has not our key, and one that is none.
+        table.wait(f"{uuid(1)}:42:{names['other']}", 60, Registered=False, Error=lambda text: "with our key" in text)
+        table.wait(f"{uuid(1)}:42:{names['nobody']}", 60, Registered=False, Error=lambda text: text != "")
+        # By another uplink it is reached at another address.
+        router.lab.unplug("eth0")
+        router.plug("eth1")
+        router.lab.device.run("ip", "route", "replace", "203.0.113.1", "via", "192.168.20.1")
+        comes(lambda: right.registered == {(42, "fd3d::1"): ["192.168.20.2"]}, "the new address is registered")
+        router.app_configs.remove(uuid(1))
+        comes(lambda: not table.keys(), "the registrations are withdrawn")
+    finally:
+        right.close()
+        other.close()

@@ -15,6 +15,7 @@ from pillar.cmd.zedrouter.ledger import Ledger
 from pillar.cmd.zedrouter.lisp import lisp_config
 from pillar.cmd.zedrouter.numbers import APP_NUM, BRIDGE_NUM, NoNumber
 from pillar.cmd.zedrouter.outcome import Outcome
+from pillar.cmd.zedrouter.registrar import Registrar, wishes
 from pillar.keyqueue import KeyQueue
 from pillar.pubsub import Subscription
 from pillar.types.enums import ChangeInProgressType, CurrIntfStatusType
@@ -52,7 +53,7 @@ _MODES: Final = {
         KernelChanged=True,
         Explanation="zedrouter runs with --network kernel: it makes bridges, addresses, routes, rules and DHCP in its "
         "namespace; `pillar net` shows them. A LISP data plane is out of its scope: for meshes it writes "
-        "run/zedrouter/lisp/lisp.config, and guests of one mesh on this device reach each other only",
+        "run/zedrouter/lisp/lisp.config and registers EIDs; guests reach those of their mesh on this device only",
     ),
 }
 
@@ -89,6 +90,7 @@ class Zedrouter(Agent):
                 self.where, self.loop, self.log, lambda: self.queue.mark_later(_KERNEL, TOGETHER_S)
             )
             self.reports = Reports(self.pubsub, self.loop, self.log, self.kernel)
+            self.registrar = Registrar(self.pubsub, self.loop, self.log)
             self.queue.mark_later(_REPORTS, EVERY_S)
         self.instance_table = self.pubsub.publication(NetworkInstanceStatus)
         self.app_table = self.pubsub.publication(AppNetworkStatus)
@@ -260,6 +262,7 @@ class Zedrouter(Agent):
         if self.kernel is None:
             return
         self.reports.follow(self.instances, self.apps)
+        self.registrar.look(tuple(wishes(self.instances, self.apps, self.network.get(GLOBAL))))
         before = self.outcome
         found = self.kernel.one_pass(self.instances, self.apps, self.network.get(GLOBAL), self.touch)
         self.outcome = found = replace(found, instances={**found.instances, **self._write_lisp_config()})

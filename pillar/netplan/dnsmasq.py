@@ -82,6 +82,8 @@ def files(dhcp: Dhcp, mark: str, directory: Path) -> Files:
         f"servers-file={directory}/servers.{bridge}",
         f"addn-hosts={directory}/hosts.{bridge}",
     ]
+    if six:
+        config.append("enable-ra")  # which router there is, DHCPv6 does not tell
     if _NAME.fullmatch(dhcp.domain):
         config.append(f"domain={dhcp.domain}")
     config += [f"nftset=/{name}/{version}#inet#{mark}#{where}" for name, version, where in dhcp.sets]

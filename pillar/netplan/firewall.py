@@ -197,6 +197,7 @@ def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
     to_device = [
         "iifname != @bridges return",
         "udp sport 68 udp dport 67 accept",
+        "udp sport 546 udp dport 547 accept",
         "iifname . ip daddr @own4 meta l4proto { tcp, udp } th dport 53 accept",
         "iifname . ip6 daddr @own6 meta l4proto { tcp, udp } th dport 53 accept",
         "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
