@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import paramiko
 
 BLOCK_BYTES = 32 * 1024  # what every server gives at once
-WINDOW_BYTES = 512 * 1024
+WINDOW_BYTES = 896 * 1024
 MAX_PACKET_BYTES = 256 * 1024  # OpenSSH's own bound
 
 _INIT, _VERSION, _OPEN, _CLOSE, _READ, _FSTAT = 1, 2, 3, 4, 5, 8
