@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pillar.durable import replace_file, sync_directory
 from pillar.locations import Locations
-from pillar.transports.partfile import sync_directory
 
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # what registries are to take at least, and take at most as a rule
 MAX_LAYERS = 512
@@ -328,10 +328,5 @@ def _files(directory: Path) -> Iterator[Path]:
 
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all, and on disk. Raises OSError."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")  # several may write the same
-    with staged.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    sync_directory(path.parent)
+    # Several threads may write the same.
+    replace_file(path, data, staged=path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new"))

@@ -36,7 +36,7 @@ NOTHING: Final = "(lambda *_, **__: None)"
 MOST_S: Final = 400.0  # for the tests of one file
 
 SOURCES: Final = (
-    "pubsub/*.py", "pillar/transports/partfile.py", "pillar/transports/pieces.py", "pillar/controller/files.py",
+    "pubsub/*.py", "pillar/transports/partfile.py", "pillar/transports/pieces.py", "pillar/durable.py",
     "pillar/pidfile.py", "pillar/hypervisors/process.py", "pillar/ociimage.py", "cmd/baseosmgr/install.py",
     "cmd/domainmgr/*.py", "cmd/downloader/*.py", "cmd/identitymanager/*.py", "cmd/verifier/*.py",
     "cmd/zedagent/source.py", "cmd/zedrouter/ledger.py", "cmd/zedmanager/*.py",
@@ -62,7 +62,7 @@ COVERED_BY: Final = (
                   "test_pubsub_limits", "test_pubsub_hostile", "test_pubsub_powercut", "test_pubsub_machine")),
     ("pillar/transports/*", ("test_transports_engine", "test_durability", "test_transports_kills",
                              "test_transports_http", "test_downloader_agent")),
-    ("pillar/controller/files.py", ("test_durability", "test_deploy", "test_zedagent_agent")),
+    ("pillar/durable.py", ("test_durability", "test_identitymanager", "test_deploy", "test_zedagent_agent")),
     ("pillar/pidfile.py", ("test_runtime", "test_supervisor")),
     ("pillar/hypervisors/*", ("test_hypervisor_process", "test_durability", "test_domainmgr_agent")),
     ("pillar/ociimage.py", ("test_durability", "test_transports_oci")),

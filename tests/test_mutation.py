@@ -13,7 +13,7 @@ def test_every_kind_is_found_in_the_tree() -> None:
     found = list(all_mutants(CHECKOUT))
     assert {mutant.kind for mutant in found} == {"fsync", "rename", "flock", "sweep", "re-list", "ledger"}
     sources = {mutant.source for mutant in found}
-    assert {"pubsub/checkpoint.py", "pillar/controller/files.py", "cmd/identitymanager/store.py"} <= sources
+    assert {"pubsub/checkpoint.py", "pillar/durable.py", "cmd/identitymanager/store.py"} <= sources
 
 
 def test_one_call_is_taken_out_and_its_arguments_stay() -> None:
@@ -45,9 +45,9 @@ def test_each_source_has_tests_that_cover_it() -> None:
 @pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="crash points need a compiler")
 def test_a_mutant_is_killed_by_a_test_and_the_copy_is_whole_again(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy")
-    path = copy.directory / "cmd/identitymanager/store.py"
+    path = copy.directory / "pillar/durable.py"
     before = path.read_text()
-    fsync = next(m for m in find_mutants("cmd/identitymanager/store.py", before) if m.text == "os.fsync")
+    fsync = next(m for m in find_mutants("pillar/durable.py", before) if m.text == "os.fsync")
     test = "test_durability.py::test_a_store_flushes_the_bytes_before_the_name_and_the_name_before_it_returns[identity]"
     assert copy.try_out(fsync, [test], "") == test
     assert path.read_text() == before

@@ -20,7 +20,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from pillar.controller.files import replace_file
+from pillar.durable import replace_file
 from pillar.hypervisors import _kvm
 
 BOOT_S = 120.0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from pillar.transports.partfile import sync_directory
+from pillar.durable import replace_file
 
 MAX_BYTES = 1024 * 1024
 MARK = b"-----BEGIN CERTIFICATE-----"
@@ -24,15 +23,7 @@ def install(source: Path, target: Path) -> bool:
     if target.is_file() and not target.is_symlink() and target.read_bytes() == data:
         return False
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name[:200]}.new")
-    staged.unlink(missing_ok=True)
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    staged.replace(target)
-    sync_directory(target.parent)
+    replace_file(target, data, 0o644, staged=target.with_name(f".{target.name[:200]}.new"))
     return True
 
 

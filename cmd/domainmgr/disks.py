@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from pillar.durable import replacing
 from pillar.hypervisors import HypervisorError
 from pillar.locations import Locations
 from pillar.types.domainmgr import DiskStatus, DomainConfig
@@ -101,16 +102,11 @@ def make_copy(disk: DiskStatus, stopped: Callable[[], None]) -> None:
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     staged = target.with_name(target.name + TMP_SUFFIX)
     try:
-        with source.open("rb") as reader, staged.open("wb") as writer:
+        with source.open("rb") as reader, replacing(target, staged=staged) as writer:
             _copy(reader.fileno(), writer.fileno(), stopped)
             _grow(disk, writer.fileno())
-            os.fsync(writer.fileno())
-        staged.rename(target)
-        _sync_directory(target.parent)
     except OSError as error:
         raise DiskError(f"cannot copy {source} to {target}: {error.strerror}") from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def delete_copies(disks: tuple[DiskStatus, ...], preserved: bool) -> None:
@@ -175,14 +171,6 @@ def _grow(disk: DiskStatus, file: int) -> None:
         if image.read(2) == b"#!":
             return
     os.ftruncate(file, disk.Maxsizebytes)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _plain(text: str, what: str) -> str:

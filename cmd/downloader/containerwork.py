@@ -6,7 +6,6 @@ The root document is placed in `pending` last, so an image in there is complete.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from dataclasses import replace as copied
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from pillar.cmd.downloader.container import Claims
 from pillar.cmd.downloader.decide import Done
 from pillar.cmd.downloader.work import Download
+from pillar.durable import replace_file
 from pillar.imagestore import ImageStore
 from pillar.ociimage import (
     Descriptor,
@@ -27,7 +27,7 @@ from pillar.ociimage import (
 from pillar.transports import Route, Source, TransportFailed
 from pillar.transports.fetch import Fetch, TooLarge
 from pillar.transports.oci import DS_TYPE, Login, Reference, RegistryTransport, parse
-from pillar.transports.partfile import part_path, sync_directory
+from pillar.transports.partfile import part_path
 from pillar.workers import Cancel
 
 
@@ -80,13 +80,7 @@ class ContainerDownload(Download):
 
     def _place(self, root: bytes, target: Path) -> None:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staged = part_path(target)
-        with staged.open("wb") as file:
-            file.write(root)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.rename(target)
-        sync_directory(target.parent)
+        replace_file(target, root, staged=part_path(target))
 
 
 @dataclass

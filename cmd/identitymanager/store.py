@@ -4,12 +4,12 @@ A file appears whole (fsync, rename, fsync of the directory) before its identity
 ever saw is there after a power cut.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from pillar.cmd.identitymanager.identity import Identity
+from pillar.durable import replace_file, sync_directory
 
 
 class BadStore(Exception):
@@ -31,30 +31,15 @@ def save(directory: Path, key: str, identity: Identity) -> None:
     """Make it durable. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = _path(directory, key)
-    staged = path.with_suffix(".tmp")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(identity))
-        file.flush()
-        os.fsync(file.fileno())
-    staged.rename(path)
-    _sync(directory)
+    replace_file(path, msgspec.json.encode(identity), staged=path.with_suffix(".tmp"))
 
 
 def remove(directory: Path, key: str) -> None:
     """Forget an identity; fine when there is none."""
     _path(directory, key).unlink(missing_ok=True)
     if directory.is_dir():
-        _sync(directory)
+        sync_directory(directory)
 
 
 def _path(directory: Path, key: str) -> Path:
     return directory / f"{key}.json"
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from pillar.transports.partfile import sync_directory
+from pillar.durable import replace_file
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,13 +47,7 @@ class Ledger:
         """Remember. Raises OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(sha256)
-        staged = path.with_suffix(".new")
-        with staged.open("wb") as file:
-            file.write(msgspec.json.encode(entry))
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-        sync_directory(self._directory)
+        replace_file(path, msgspec.json.encode(entry), staged=path.with_suffix(".new"))
 
     def forget(self, sha256: str) -> None:
         self._path(sha256).unlink(missing_ok=True)

@@ -14,10 +14,11 @@ from pillar.cmd.verifier.decide import Bad, Good, Refused, no_file_text
 from pillar.cmd.verifier.ledger import Ledger, look
 from pillar.cmd.verifier.seal import seal
 from pillar.cmd.verifier.signature import SignatureRefused, Trust
+from pillar.durable import sync_directory
 from pillar.imagestore import STAGES, Found, ImageStore
 from pillar.ociimage import BrokenImage, Layout
 from pillar.quarantine import Quarantine
-from pillar.transports.partfile import is_part, sync_directory
+from pillar.transports.partfile import is_part
 from pillar.types.common import filename_from_safename
 from pillar.types.verifier import VerifyImageConfig
 from pillar.workers import Cancel

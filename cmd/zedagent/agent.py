@@ -16,9 +16,9 @@ from pillar.cmd.zedagent.reboot import Reboot
 from pillar.cmd.zedagent.tables import GLOBAL_KEY, KEY, Tables
 from pillar.controller.config_pb2 import EdgeDevConfig
 from pillar.controller.device import ConfigRefused
-from pillar.controller.files import sweep_staged
 from pillar.controller.handed import NAMES, Handed, handed_in
 from pillar.controller.notation import read_uuid
+from pillar.durable import sweep_staged
 from pillar.keyqueue import KeyQueue
 from pillar.types.deviceconfig import DeviceConfigStatus
 from pillar.types.enums import ConfigGetStatus

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from pillar.controller import config_pb2 as wire
-from pillar.controller.files import replace_file
+from pillar.durable import replace_file
 
 REBOOT_CONFIG_NAME = "rebootConfig"
 REASON = "NORMAL: handleReboot rebooting"  # EVE's text

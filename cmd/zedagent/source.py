@@ -15,8 +15,8 @@ from pillar.controller.device import (
     encode_binary,
     ignored_in_json,
 )
-from pillar.controller.files import replace_file, sweep_staged
 from pillar.controller.handed import CHECKPOINT_NAME, JSON_NAME
+from pillar.durable import replace_file, sweep_staged
 
 
 class BeingWritten(Exception):

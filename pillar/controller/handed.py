@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pillar.controller.files import replace_file
+from pillar.durable import replace_file
 
 JSON_NAME = "device.json"
 BINARY_NAME = "device.pb"

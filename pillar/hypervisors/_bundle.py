@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pillar.controller.files import replace_file
+from pillar.durable import replace_file
 from pillar.hypervisors import CannotRun, DomainSpec, _address, _cgroup, _environment, _ocisource, _spec, _unpack, _user
 from pillar.hypervisors._spec import Bind, Limits
 from pillar.locations import Locations

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 from pillar.bootid import boot_id
-from pillar.controller.files import replace_file
+from pillar.durable import replace_file
 
 DEVICE = Path("/dev/kvm")
 PROOF_S = 5.0

@@ -19,7 +19,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pillar.controller.files import replace_file, sweep_staged
+from pillar.durable import replace_file, replacing, sweep_staged
 from pillar.hypervisors import (
     CannotRun,
     DomainInfo,
@@ -30,7 +30,6 @@ from pillar.hypervisors import (
 )
 from pillar.hypervisors._launched import LaunchedDomains, Program
 from pillar.locations import Locations
-from pillar.transports.partfile import sync_directory
 from pillar.types.domainmgr import DiskStatus
 
 DISK_FORMATS = ("qcow", "qcow2", "vhd", "vmdk", "ova", "vhdx")
@@ -135,13 +134,8 @@ class ProcessHypervisor:
             if old.is_file() and old.name != USER_DATA:
                 old.unlink()
         staged = copy.with_name(copy.name + ".tmp")
-        with source.open("rb") as reader, staged.open("wb") as writer:
+        with source.open("rb") as reader, replacing(copy, 0o555, staged) as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            os.fchmod(writer.fileno(), 0o555)
-            os.fsync(writer.fileno())  # else a power cut can leave the name with an empty file
-        staged.rename(copy)
-        sync_directory(copy.parent)
 
     def _copy(self, domain: DomainSpec) -> Path:
         return self._domains.home(domain.uuid) / domain.disks[0].ImageSha256.lower()

@@ -26,7 +26,7 @@ import uuid as uuids
 from dataclasses import replace
 from pathlib import Path
 
-from pillar.controller.files import replace_file, sweep_staged
+from pillar.durable import replace_file, sweep_staged
 from pillar.hypervisors import (
     CannotRun,
     DomainInfo,

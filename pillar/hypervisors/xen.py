@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pillar.controller.files import replace_file, sweep_staged
+from pillar.durable import replace_file, sweep_staged
 from pillar.hypervisors import (
     CannotRun,
     DomainInfo,

@@ -22,13 +22,14 @@ from pathlib import Path
 
 import msgspec
 
+from pillar.bootid import boot_id
+from pillar.durable import sync_directory
 from pillar.transports.base import Identity
 from pillar.transports.follower import Follower
 from pillar.transports.pieces import Pieces
 
 SYNC_EVERY_BYTES = 32 * 1024 * 1024  # what a power cut, not a kill, may cost
 READ_BYTES = 1024 * 1024
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class DiskFull(Exception):
@@ -277,26 +278,9 @@ def on_disk(target: Path) -> int:
     return min(status.st_size, status.st_blocks * 512)
 
 
-def sync_directory(directory: Path) -> None:
-    """Put the directory's names on the disk. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def raise_if_full(err: OSError, path: Path) -> None:
     """Raise DiskFull if that is what `err` says; else return."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         raise DiskFull(
             f"{path.parent}: {os.strerror(err.errno)}; the part is kept and continued when there is room"
         ) from err
-
-
-def boot_id() -> str:
-    """Which boot of the machine this is; empty where the kernel does not say (then only synced bytes count)."""
-    try:
-        return BOOT_ID.read_text("ascii").strip()
-    except OSError:
-        return ""
