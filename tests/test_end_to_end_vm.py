@@ -56,6 +56,7 @@ def says(device: Device, app: str, text: str, count: int = 1) -> None:
     wait_for(lambda: log.exists() and log.read_bytes().count(text.encode()) >= count, f"{text!r} in {log}", BOOT_S)
 
 
+@pytest.mark.timeout(400)  # a guest's kernel boots in three seconds, and in a minute on a busy machine
 def test_a_vm_goes_from_config_to_running_survives_domainmgr_and_is_undeployed(
     device: Device, server: ImageServer, guest: Guest
 ) -> None:

@@ -84,7 +84,11 @@ def machine(root: Path) -> Iterator[Machine]:
     machine.end()
 
 
-def test_a_vm_runs_prints_into_its_log_and_is_quit_when_it_ignores_the_power_button(machine: Machine) -> None:
+def test_a_vm_runs_prints_into_its_log_and_is_quit_when_it_ignores_the_power_button(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("ASK_S", "QUIT_S"):
+        monkeypatch.setattr(f"pillar.hypervisors.qemu.{limit}", 60.0)
     pid = machine.run(machine.booting("up"))
     info = machine.backend.status(UUID)
     assert (info.phase, info.domain_id) == (Phase.RUNNING, pid)
@@ -316,6 +320,11 @@ def test_without_qemu_the_error_names_the_package(machine: Machine, monkeypatch:
     assert Hypervisors(machine.where, "auto").select(spec).name == "qemu"
 
 
+def test_backends_are_asked_in_an_order_in_which_the_better_one_comes_first(machine: Machine) -> None:
+    order = [backend.name for backend in Hypervisors(machine.where, "auto").backends]
+    assert order == ["process", "xen", "qemu", "runc"]
+
+
 def test_vnc_listens_on_loopback_only_and_wants_its_password(machine: Machine) -> None:
     import socket
 
@@ -336,6 +345,7 @@ def test_the_proof_of_kvm_boots_where_a_guest_runs_and_its_answer_is_kept(
 ) -> None:
     program = shutil.which("qemu-system-x86_64")
     assert program is not None
+    monkeypatch.setattr(_kvm, "PROOF_S", 60.0)
     assert _kvm._boots(program, "tcg")  # the same boot sector and firmware, on what runs everywhere
     monkeypatch.setattr(_kvm, "DEVICE", tmp_path / "device")
     answer = tmp_path / "kvm.json"

@@ -123,11 +123,18 @@ class Hypervisor(Protocol):
 
 
 _factories: dict[str, Callable[[Locations], Hypervisor]] = {}
+_before: dict[str, str] = {}
 
 
-def register(name: str, factory: Callable[[Locations], Hypervisor]) -> None:
-    """Make a backend available under `name`. A backend's module calls this when it is imported."""
+def register(name: str, factory: Callable[[Locations], Hypervisor], before: str = "") -> None:
+    """Make a backend available under `name`. A backend's module calls this when it is imported.
+
+    With `auto` backends are asked in the order of their names, but this one no later than just before another, for
+    what both could run.
+    """
     _factories[name] = factory
+    if before:
+        _before[name] = before
 
 
 def names() -> list[str]:
@@ -149,9 +156,8 @@ class Hypervisors:
             importlib.import_module(f"{__name__}.{name}")
             if name not in _factories:
                 raise ValueError(f"the module {__name__}.{name} registers no hypervisor of its name")
-        self.backends: list[Hypervisor] = [
-            _factories[name](where) for name in (names() if wanted == AUTO else [wanted])
-        ]
+        chosen = sorted(names(), key=_place) if wanted == AUTO else [wanted]
+        self.backends: list[Hypervisor] = [_factories[name](where) for name in chosen]
 
     def select(self, domain: DomainSpec) -> Hypervisor:
         """The backend for this domain: the one that already keeps it, else the first that does not refuse.
@@ -196,6 +202,11 @@ class Hypervisors:
     def adopt(self) -> set[str]:
         """The UUIDs of all domains that any backend keeps something for."""
         return set().union(*(backend.adopt() for backend in self.backends))
+
+
+def _place(name: str) -> tuple[str, bool]:
+    """Where a backend stands in the order in which they are asked."""
+    return min((name, True), (_before.get(name, name), False)) if name in _before else (name, True)
 
 
 def connect(path: Path, timeout_s: float) -> socket.socket:

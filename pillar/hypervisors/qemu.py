@@ -50,7 +50,7 @@ from pillar.locations import Locations
 
 STARTS_WITHIN_S = 60.0  # from exec to an answer on the control socket; 0.05 s when the machine is not busy
 QUIT_S = 10.0  # for writing out its disks
-ASK_S = 5.0
+ASK_S = 10.0
 
 
 class QemuHypervisor:
@@ -146,8 +146,8 @@ class QemuHypervisor:
         return self._domains.watch(uuid)
 
     def stop(self, uuid: str, grace_s: float) -> None:
-        self._press_the_button(uuid, grace_s)
-        self._quit(uuid)
+        if self._listens_to_the_button(uuid, grace_s):
+            self._quit(uuid)
         self._domains.end_all(uuid, 0)
         if self._domains.home(uuid).exists():
             _vifs.remove(_vifs.Owner(self._where.root, uuid))
@@ -218,17 +218,19 @@ class QemuHypervisor:
         ended = self._domains.status(uuid).exit
         raise HypervisorError(f"QEMU ended at once: {_last_line(home / 'qemu.log') or ended}")
 
-    def _press_the_button(self, uuid: str, grace_s: float) -> None:
+    def _listens_to_the_button(self, uuid: str, grace_s: float) -> bool:
+        """Press the power button and wait for the guest. False when QEMU itself does not take orders."""
         process = self._domains.watch(uuid) if grace_s > 0 else None
         if process is None:
-            return
+            return True
         try:
             _qmp.execute(self._domains.home(uuid), "system_powerdown", timeout_s=ASK_S)
             _readable(process, grace_s)
         except HypervisorError:
-            return  # it does not listen, so it will not take the order to quit either: that one is tried next
+            return False
         finally:
             os.close(process)
+        return True
 
     def _quit(self, uuid: str) -> None:
         process = self._domains.watch(uuid)

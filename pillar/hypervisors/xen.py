@@ -219,4 +219,4 @@ def _timer(seconds: float) -> int:
     return int(descriptor)
 
 
-register(XenHypervisor.name, XenHypervisor)
+register(XenHypervisor.name, XenHypervisor, before="qemu")  # which has no hardware to itself on a Xen host
