@@ -332,6 +332,8 @@ def test_free_ports_are_asked_first_by_their_own_proxy_and_name_servers() -> Non
         Way("eth1", "198.51.100.7", ("198.51.100.53",)),
         Way("eth0", "192.0.2.7", ("192.0.2.53",), "http://proxy.test:3128"),
     )
+    direct = config("x", 0, replace(paid, Exceptions="*.test, 10.0.0.0/8"))
+    assert [way.proxy for way in findings.ways(direct, facts, TARGET)] == [""]
     nameless = config("x", 0, replace(free, DnsServers=None))
     assert findings.ways(nameless, facts, TARGET) == ()
     assert len(findings.ways(nameless, facts, Target("http://203.0.113.1/"))) == 1

@@ -32,7 +32,8 @@ def ways(config: DevicePortConfig, facts: Facts, target: Target | None) -> tuple
         servers = port.DnsServers or (facts.leases.get(port.IfName) or Lease("", 0)).dns_servers
         if needs_names and not servers:
             continue
-        found += [Way(port.IfName, address, servers, proxy_of(port, scheme)) for address in addresses(port, facts)]
+        proxy = "" if _without_proxy(parts.hostname or "", port.Exceptions) else proxy_of(port, scheme)
+        found += [Way(port.IfName, address, servers, proxy, port.Pacfile) for address in addresses(port, facts)]
     return tuple(found)
 
 
@@ -53,6 +54,14 @@ def addresses(port: NetworkPortConfig, facts: Facts) -> list[str]:
         if address.index == link.index and port.IfName not in facts.problems
     ]
     return [str(address) for address in sorted(found, key=_order) if not address.is_link_local]
+
+
+def _without_proxy(host: str, exceptions: str) -> bool:
+    if not exceptions:
+        return False
+    from pillar.transports.proxies import is_exception  # with all of the transports' base: only who needs it pays
+
+    return is_exception(host, exceptions)
 
 
 def _is_address(host: str) -> bool:

@@ -6,6 +6,7 @@ Runs in a thread. Nothing of the machine is used: neither its resolver nor its p
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import ipaddress
 import socket
@@ -41,10 +42,11 @@ class Way:
     ifname: str
     address: str
     dns_servers: tuple[str, ...] = ()
-    proxy: str = ""  # http://host:port for the target's scheme, "" for none
+    proxy: str = ""  # http://host:port for the target, "" for none
+    pac: str = ""  # base64 of the port's PAC file, which then says what `proxy` is
 
     def __str__(self) -> str:
-        return f"{self.ifname} {self.address}"
+        return f"{self.ifname} {self.address}" + (f" by {self.proxy}" if self.proxy else "")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,27 @@ def ask_over(target: Target, ways: Iterable[Way], timeout_s: float, cancel: Canc
 
 
 def ask(target: Target, way: Way, timeout_s: float) -> Answer:
-    """One GET. Raises nothing for what a network or a server may do."""
+    """One GET, through each proxy that the port's PAC file names until one works. Raises nothing for what a network or
+    a server may do.
+    """
+    if not way.pac:
+        return _ask(target, way, timeout_s)
+    from pillar.transports.pac import PacFailed, proxies_for  # only who has a PAC file pays
+
+    try:
+        proxies = proxies_for(way.pac, target.url)
+    except PacFailed as err:
+        return Answer(text=f"{way}: {err}")
+    answers: list[Answer] = []
+    for proxy in proxies:
+        answers.append(_ask(target, dataclasses.replace(way, proxy=proxy), timeout_s))
+        if answers[-1].works:
+            return answers[-1]
+    remote = any(answer.remote for answer in answers)
+    return Answer(remote=remote, text="; ".join(answer.text for answer in answers))
+
+
+def _ask(target: Target, way: Way, timeout_s: float) -> Answer:
     try:
         status = _get(target, way, timeout_s)
     except _NoName as err:
