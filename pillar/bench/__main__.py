@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from pillar.bench import container, domains, library, network, peers, processes, recover, scale, transports
+from pillar.bench.measure import LeftOut
 from pillar.terminal import Palette, table
 
 GROUPS: dict[str, Callable[[], dict[str, float]]] = {
@@ -114,7 +115,10 @@ def run(options: argparse.Namespace) -> int:
         if name == PEERS:
             continue
         _say(f"measuring {name} ...")
-        figures |= {key: round(value, 4) for key, value in GROUPS[name]().items()}
+        try:
+            figures |= {key: round(value, 4) for key, value in GROUPS[name]().items()}
+        except LeftOut as err:
+            _say(f"{name} is left out: {err}")
     measured_peers = {}
     if options.peers or PEERS in chosen:
         _say("measuring peers ...")

@@ -26,6 +26,10 @@ RECORD_BYTES = 1024
 Publish = Callable[[str, DownloaderStatus], object]
 
 
+class LeftOut(RuntimeError):
+    """This machine cannot be measured so; the text says what is missing, and how to get it."""
+
+
 class Pair(NamedTuple):
     """Medians of what was measured and of its floor, in the same unit."""
 

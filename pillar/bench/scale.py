@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pillar.bench.floor import BareWriter, now
-from pillar.bench.measure import AGENT, RECORD_BYTES, disk, fresh_numbers, record, scratch, table_directory, take_turns
+from pillar.bench.measure import (
+    AGENT,
+    RECORD_BYTES,
+    LeftOut,
+    disk,
+    fresh_numbers,
+    record,
+    scratch,
+    table_directory,
+    take_turns,
+)
 from pillar.bench.scale_children import LAST
 from pillar.pubsub import PubSub
 from pillar.types.downloader import DownloaderStatus
@@ -69,8 +79,9 @@ def fan_out(subscribers: int, *, floor: bool = False, processes: int = PROCESSES
         shares = [len(range(number, subscribers, processes)) for number in range(min(processes, subscribers))]
         children = [stack.enter_context(_started(task, root, share)) for share in shares]
         said = [child.stdout for child in children if child.stdout is not None]
-        if any(lines.readline() != "ready\n" for lines in said):
-            raise RuntimeError(f"a subscriber ({task}) did not start")
+        for answer in [lines.readline() for lines in said]:
+            if answer != "ready\n":
+                raise LeftOut(f"a subscriber ({task}) could not start: {answer.strip() or 'see above'}")
         records = [(f"key{number}", record(number)) for number in range(FANNED_OUT - 1)]
         records.append((LAST, record(FANNED_OUT)))
         start = now()

@@ -7,7 +7,7 @@
     follow-floor                as many bare watches
 
 PLACE is a root directory. The first five print nanoseconds and how many bytes of resident memory it cost. The
-followers print `ready`, and when each has had the key LAST, the time.
+followers print `ready`, or why not, and when each has had the key LAST, the time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ def follow_floor(root: str, count: int) -> None:
     directory = table_directory(root)
     poll = select.epoll()
     for _ in range(count):
-        poll.register(bare_watch(directory), select.EPOLLIN)
+        try:
+            poll.register(bare_watch(directory), select.EPOLLIN)
+        except OSError as err:
+            print(err.strerror, flush=True)
+            return
         bare_load(directory)
     print("ready", flush=True)
     done = 0
