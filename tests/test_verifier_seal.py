@@ -8,11 +8,13 @@ import hashlib
 import json
 import mmap
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from servers import Authority, eventually
+from agentproc import AgentProcess
+from servers import Authority, eventually, needs
 from test_verifier_agent import CONTENT, NAME, SHA, Device, base64_text, device, signed
 
 from pillar.cmd.verifier.seal import seal
@@ -89,6 +91,27 @@ def test_who_has_the_file_open_for_writing_writes_into_another_one(device: Devic
         assert device.verified.read_bytes() == CONTENT
     device.restart()
     device.statuses.wait(NAME, State=4, LastErr="")
+
+
+@pytest.mark.usefixtures("leases")
+def test_killed_before_the_copy_has_the_name_it_is_made_again(device: Device):
+    strace = needs("strace", "strace")
+    path = device.put("pending")
+    device.ask()
+    copy = device.images / "verifier" / SHA / f".copy-{path.stat().st_ino}"
+    inject = "inject=rename:signal=SIGKILL:when=1"
+    command = (strace, "-f", "-qq", "-o", os.devnull, "-P", str(copy), "-e", "trace=rename", "-e", inject)
+    with path.open("r+b") as writer:
+        victim = AgentProcess(device.root, "verifier", command)
+        victim.start()
+        assert victim.process is not None
+        assert victim.process.wait(timeout=60) == -signal.SIGKILL
+        assert copy.exists()
+        device.agent.start()
+        device.statuses.wait(NAME, State=4, LastErr="", deadline_s=60)
+        os.pwrite(writer.fileno(), b"evil", 0)
+    assert device.verified.read_bytes() == CONTENT
+    assert not list(device.images.glob("verif*/*/.copy-*"))
 
 
 def test_what_the_downloader_left_is_sealed_where_it_is_without_a_copy(device: Device):
