@@ -24,6 +24,7 @@ from pillar.netplan.difference import AddBridge, DeleteLink, difference
 from pillar.netplan.dnsmasq import DnsmasqError, Dnsmasqs, leases
 from pillar.netplan.kernel import Kernel, StepFailed, read_sysctls
 from pillar.netplan.state import Actual, NetState, is_ours, mark_of
+from pillar.pubsub import WatchFailed
 from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.nim import DeviceNetworkStatus
 from pillar.types.scalars import Uuid
@@ -48,8 +49,11 @@ class KernelNetwork:
         self._made: firewall.Made = {}
         self._said: dict[str, str] = {}
         self._dnsmasqs.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._leases = LeaseWatch(self._dnsmasqs.directory, wake)
-        loop.add_reader(self._leases.fileno(), self._leases.look)
+        try:
+            self._leases = LeaseWatch(self._dnsmasqs.directory, wake)
+            loop.add_reader(self._leases.fileno(), self._leases.look)
+        except WatchFailed as err:  # the machine's watches are used up
+            log.warning("leases are noticed up to a minute late: %s", err)
         for events in self.kernel.events:
             loop.add_reader(events.fileno(), lambda events=events: self._event(events))  # type: ignore[misc]
 
