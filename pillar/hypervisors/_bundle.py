@@ -93,13 +93,13 @@ class Bundle:
         clients = self._clients(domain)
         binds = [*self._files(domain, data), *drive_binds]
         document = _spec.document(domain, image, user, data, binds, limits, group)
-        replace_file(self.directory / CONFIG, json.dumps(document, indent=1).encode())
+        _write(self.directory / CONFIG, json.dumps(document, indent=1).encode())
         whole = asdict(job) | {
             "drives": [asdict(drive) for drive in drives],
             "clients": [asdict(client) for client in clients],
             "stop_signal": _spec.stop_signal(image),
         }
-        replace_file(self.directory / JOB, json.dumps(whole, indent=1).encode())
+        _write(self.directory / JOB, json.dumps(whole, indent=1).encode())
 
     @property
     def rootfs(self) -> Path:
@@ -165,15 +165,13 @@ class Bundle:
             ]
         for name, content in files.items():
             # World-readable: the container's user is not always root. The bundle's own directory keeps others out.
-            replace_file(self.directory / name, content, mode=0o644)
+            _write(self.directory / name, content, mode=0o644)
         return binds
 
     def _clients(self, domain: DomainSpec) -> list[Client]:
         vifs = domain.config.VifList or ()
         if vifs:
-            replace_file(
-                self.directory / _address.SCRIPT_FILE, _address.script(domain.uuid, self.directory), mode=0o700
-            )
+            _write(self.directory / _address.SCRIPT_FILE, _address.script(domain.uuid, self.directory), mode=0o700)
         return [
             Client(
                 command=_address.client(f"eth{index}", domain.uuid, self.directory),
@@ -232,6 +230,14 @@ def limits_of(domain: DomainSpec) -> Limits:
         cpu_list=config.CPUs.replace(" ", "") if "cpuset" in there else "",
         processes=_spec.MAX_PROCESSES if "pids" in there else 0,
     )
+
+
+def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Whole or not at all, but not on disk yet: every start writes these files anew, also after a power cut."""
+    staged = path.with_name(f"{path.name}.tmp")
+    staged.write_bytes(data)
+    staged.chmod(mode)
+    staged.rename(path)
 
 
 def _read(path: Path) -> object:

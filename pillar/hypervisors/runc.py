@@ -166,6 +166,8 @@ class RuncHypervisor:
         return descriptor
 
     def stop(self, uuid: str, grace_s: float) -> None:
+        if not self._lock(uuid).exists() and not _cgroup.directories(self._group(uuid)):
+            return  # nothing was ever started: a start makes the lock first, and every container has its group
         holder = self._holder(uuid)
         if holder is not None and holder.init is not None:
             self._end_container(uuid, holder.init, grace_s)
