@@ -7,6 +7,7 @@
     pillar crashtest --random --seed 7 --runs 200
                                           one to three faults a run: kill, stop, errors, delays, clock jumps, overflow
                                           of inotify, a killed supervisor, a second supervisor
+    pillar crashtest --powercut --runs 50 switched off at some call, on again with what the disk may then hold
     pillar crashtest --at 'CASE'          one case again, as a failure prints it
 
 A case is `SUITE: AGENT CALL PATH OCCURRENCE[=FAULT]`, more faults behind ` & `. Faults: kill, error:ERRNO (once),
@@ -38,6 +39,7 @@ from pillar.crashpoints import Fault, NoCompiler
 from pillar.crashtest import cases
 from pillar.crashtest.cases import SUITES, Case
 from pillar.crashtest.config import Authority
+from pillar.crashtest.cuts import Cuts
 from pillar.crashtest.journal import Journal
 from pillar.crashtest.progress import Progress
 from pillar.crashtest.report import figures, replay, write_report
@@ -56,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--errors", action="store_true", help="calls that fail, instead of kills")
     parser.add_argument("--pairs", action="store_true", help="two kills a run")
     parser.add_argument("--random", action="store_true", help="runs with faults of every kind")
-    parser.add_argument("--runs", type=int, metavar="N", help="so many cases at most (of --pairs and --random: 100)")
+    parser.add_argument("--powercut", action="store_true", help="starts on what a power cut may leave of /persist")
+    parser.add_argument(
+        "--runs", type=int, metavar="N", help="so many cases at most (--errors and kills: all, the others 100)"
+    )
     parser.add_argument("--suite", choices=SUITES, action="append", help="only this suite (may be repeated)")
     parser.add_argument("--agent", choices=AGENT_NAMES, action="append", help="only kills of this agent")
     parser.add_argument("--seed", type=int, default=1, help="of samples (default 1)")
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     finally:
         device.close()
-    wanted = args.at or _cases(args, recorded)
+    wanted = args.at or (_cuts(args, authority) if args.powercut else _cases(args, recorded))
     if args.list:
         print("\n".join(map(str, wanted)))
         return 0
@@ -115,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _mode(args: argparse.Namespace) -> str:
+    if args.powercut:
+        return "power cuts"
     return "errors" if args.errors else "pairs" if args.pairs else "random" if args.random else "kills"
 
 
@@ -128,7 +135,13 @@ def _suites(args: argparse.Namespace) -> Sequence[str]:
         return [case.suite for case in args.at if case.suite == "flow"]  # the others compare with their own
     if args.errors or args.random:
         return ["flow"]
+    if args.powercut:
+        return []
     return ["flow", "restart"] if args.pairs else SUITES
+
+
+def _cuts(args: argparse.Namespace, authority: Authority) -> list[Case]:
+    return [Case(cases.CUT, faults) for faults in Cuts(authority).cases(args.seed, args.runs or RUNS)]
 
 
 def _cases(args: argparse.Namespace, recorded: Record) -> list[Case]:

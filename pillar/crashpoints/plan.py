@@ -109,7 +109,7 @@ class Plan(NamedTuple):
     labels: Mapping[str, str] = {}  # text in a path -> what stands for it; the first that fits
     ignore: tuple[tuple[str, str], ...] = ()  # (call or *, fnmatch pattern of the path): not counted at all
     faults: tuple[Fault, ...] = ()  # one after another: the second is looked for once the first has fired
-    with_data: bool = False  # have the trace hold what was written
+    with_data: bool = False  # have the trace hold what was written where, and paths without labels and marks
 
     def text(self) -> str:
         """As the shim reads it."""

@@ -42,7 +42,7 @@ class Call(NamedTuple):
     agent: str
     call: str
     path: str  # of a rename or link: where to
-    other: str  # of a rename or link: where from
+    other: str  # of a rename or link: where from; with data: where a write begins, how long a truncated file is
     result: str  # + it came back well, - it failed, E we made it fail, K we killed there, ? it never came back
     data: bytes  # what a write wrote, if the plan asked for it
 

@@ -210,6 +210,7 @@ static int name_of(const char *path, char *out, size_t size) {
     while (*s && n + 70 < size) {
         const char *mark = NULL;
         size_t taken = 0;
+        if (with_data) goto plain; /* whoever wants the data wants to build the files again */
         if (*s == '/') hidden = s[1] == '.';
         for (int i = 0; i < label_count && !taken; i++) {
             size_t length = strlen(labels[i].text);
@@ -230,6 +231,7 @@ static int name_of(const char *path, char *out, size_t size) {
             }
         }
         if (taken) { n += (size_t)snprintf(out + n, size - n, "%s", mark); before = s[taken - 1]; s += taken; continue; }
+    plain:
         before = *s;
         if (*s == '\t' || *s == '\n' || *s == ' ' || *s == '%' || (unsigned char)*s < 32)
             n += (size_t)snprintf(out + n, size - n, "%%%02X", (unsigned char)*s);
@@ -285,7 +287,8 @@ static void die(void) { for (;;) syscall(SYS_kill, me, SIGKILL); }
 static int allowed(const struct fault *f, int kind) { return !f->kinds || (f->kinds & kind); }
 
 /* Before a call. 0: let it happen; else the errno it fails with. */
-static int step(struct event *e, const char *call, int kind, const char *path, const char *other_path, const char *data, size_t size) {
+static int step_at(struct event *e, const char *call, int kind, const char *path, const char *other_path, long long at,
+                   const char *data, size_t size) {
     char name[1024], other[1024] = "";
     e->result = NULL;
     e->fails = 0;
@@ -295,6 +298,7 @@ static int step(struct event *e, const char *call, int kind, const char *path, c
     if (now != epoch) load_plan(now);
     if (path[0] == '/' ? !name_of(path, name, sizeof name) : (copy(name, sizeof name, path), !root_length)) goto out;
     if (other_path) name_of(other_path, other, sizeof other);
+    else if (with_data && at >= 0) snprintf(other, sizeof other, "%lld", at);
     for (int i = 0; i < ignored_count; i++)
         if ((!strcmp(ignored[i].as, "*") || !strcmp(ignored[i].as, call)) && !fnmatch(ignored[i].text, name, 0)) goto out;
     e->result = note(now, call, name, other, with_data ? data : NULL, size);
@@ -331,7 +335,13 @@ out:
     return e->fails;
 }
 
+static int step(struct event *e, const char *call, int kind, const char *path, const char *other_path, const char *data, size_t size) {
+    return step_at(e, call, kind, path, other_path, -1, data, size);
+}
+
 static void done(struct event *e, long result) { if (e->result && *e->result == '?') *e->result = result < 0 ? '-' : '+'; }
+
+enum { HERE = -2 }; /* a write goes where the file stands */
 
 static int step_path(struct event *e, const char *call, int kind, int directory, const char *path) {
     char whole[PATH_MAX];
@@ -348,14 +358,15 @@ static int step_two(struct event *e, const char *call, int from_directory, const
     return step(e, call, NAME, whole, absolute(from_directory, from, other, sizeof other) ? other : NULL, NULL, 0);
 }
 
-static int step_fd(struct event *e, const char *call, int kind, int fd, const void *data, size_t size) {
+static int step_fd(struct event *e, const char *call, int kind, int fd, long long at, const void *data, size_t size) {
     char whole[PATH_MAX];
     struct stat found;
     e->result = NULL;
     e->fails = 0;
     /* A pipe or a socket may be written to from a signal's handler: no lock is taken for them. */
     if (fstat(fd, &found) || !(S_ISREG(found.st_mode) || S_ISDIR(found.st_mode)) || !of_fd(fd, whole, sizeof whole)) return 0;
-    return step(e, call, kind, whole, NULL, data, size);
+    if (at == HERE && with_data) at = fcntl(fd, F_GETFL) & O_APPEND ? found.st_size : lseek(fd, 0, SEEK_CUR);
+    return step_at(e, call, kind, whole, NULL, at, data, size);
 }
 
 static int step_socket(struct event *e, const char *call, int fd, const struct sockaddr *to) {
@@ -414,19 +425,19 @@ OPEN_PLAIN(open64)
 OPEN_AT(openat)
 OPEN_AT(openat64)
 
-WRAP(ssize_t, -1, write, (int fd, const void *data, size_t size), (fd, data, size), step_fd(&e, "write", WRITE, fd, data, size))
-WRAP(ssize_t, -1, pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at), step_fd(&e, "write", WRITE, fd, data, size))
-WRAP(ssize_t, -1, pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at), step_fd(&e, "write", WRITE, fd, data, size))
-WRAP(ssize_t, -1, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count), step_fd(&e, "write", WRITE, fd, NULL, 0))
-WRAP(ssize_t, -1, sendfile64, (int to, int from, off64_t *at, size_t count), (to, from, at, count), step_fd(&e, "write", WRITE, to, NULL, 0))
-WRAP(ssize_t, -1, copy_file_range, (int from, off64_t *at, int to, off64_t *there, size_t size, unsigned flags), (from, at, to, there, size, flags), step_fd(&e, "write", WRITE, to, NULL, 0))
-WRAP(int, -1, ftruncate, (int fd, off_t size), (fd, size), step_fd(&e, "truncate", WRITE, fd, NULL, 0))
-WRAP(int, -1, ftruncate64, (int fd, off64_t size), (fd, size), step_fd(&e, "truncate", WRITE, fd, NULL, 0))
-WRAP(int, -1, fsync, (int fd), (fd), step_fd(&e, "fsync", SYNC, fd, NULL, 0))
-WRAP(int, -1, fdatasync, (int fd), (fd), step_fd(&e, "fsync", SYNC, fd, NULL, 0))
-WRAP(int, -1, flock, (int fd, int how), (fd, how), step_fd(&e, "flock", LOCK, fd, NULL, 0))
-WRAP(int, -1, fchmod, (int fd, mode_t mode), (fd, mode), step_fd(&e, "chmod", ATTRIBUTE, fd, NULL, 0))
-WRAP(int, -1, futimens, (int fd, const struct timespec times[2]), (fd, times), step_fd(&e, "utime", ATTRIBUTE, fd, NULL, 0))
+WRAP(ssize_t, -1, write, (int fd, const void *data, size_t size), (fd, data, size), step_fd(&e, "write", WRITE, fd, HERE, data, size))
+WRAP(ssize_t, -1, pwrite, (int fd, const void *data, size_t size, off_t at), (fd, data, size, at), step_fd(&e, "write", WRITE, fd, at, data, size))
+WRAP(ssize_t, -1, pwrite64, (int fd, const void *data, size_t size, off64_t at), (fd, data, size, at), step_fd(&e, "write", WRITE, fd, at, data, size))
+WRAP(ssize_t, -1, writev, (int fd, const struct iovec *parts, int count), (fd, parts, count), step_fd(&e, "write", WRITE, fd, -1, NULL, 0))
+WRAP(ssize_t, -1, sendfile64, (int to, int from, off64_t *at, size_t count), (to, from, at, count), step_fd(&e, "write", WRITE, to, -1, NULL, 0))
+WRAP(ssize_t, -1, copy_file_range, (int from, off64_t *at, int to, off64_t *there, size_t size, unsigned flags), (from, at, to, there, size, flags), step_fd(&e, "write", WRITE, to, -1, NULL, 0))
+WRAP(int, -1, ftruncate, (int fd, off_t size), (fd, size), step_fd(&e, "truncate", WRITE, fd, size, NULL, 0))
+WRAP(int, -1, ftruncate64, (int fd, off64_t size), (fd, size), step_fd(&e, "truncate", WRITE, fd, size, NULL, 0))
+WRAP(int, -1, fsync, (int fd), (fd), step_fd(&e, "fsync", SYNC, fd, -1, NULL, 0))
+WRAP(int, -1, fdatasync, (int fd), (fd), step_fd(&e, "fsync", SYNC, fd, -1, NULL, 0))
+WRAP(int, -1, flock, (int fd, int how), (fd, how), step_fd(&e, "flock", LOCK, fd, -1, NULL, 0))
+WRAP(int, -1, fchmod, (int fd, mode_t mode), (fd, mode), step_fd(&e, "chmod", ATTRIBUTE, fd, -1, NULL, 0))
+WRAP(int, -1, futimens, (int fd, const struct timespec times[2]), (fd, times), step_fd(&e, "utime", ATTRIBUTE, fd, -1, NULL, 0))
 WRAP(int, -1, mkdir, (const char *path, mode_t mode), (path, mode), step_path(&e, "mkdir", NAME, AT_FDCWD, path))
 WRAP(int, -1, mkdirat, (int at, const char *path, mode_t mode), (at, path, mode), step_path(&e, "mkdir", NAME, at, path))
 WRAP(int, -1, rmdir, (const char *path), (path), step_path(&e, "rmdir", NAME, AT_FDCWD, path))
@@ -450,7 +461,7 @@ WRAP(int, -1, bind, (int fd, __CONST_SOCKADDR_ARG to, socklen_t length), (fd, to
 WRAP(int, -1, kill, (pid_t pid, int number), (pid, number), number ? step(&e, "signal", 0, "process", NULL, NULL, 0) : (e.result = NULL, 0))
 WRAP(pid_t, -1, fork, (void), (), step(&e, "spawn", SPAWN, "process", NULL, NULL, 0))
 WRAP(DIR *, NULL, opendir, (const char *path), (path), step_path(&e, "list", LOOK | OPEN, AT_FDCWD, path))
-WRAP(DIR *, NULL, fdopendir, (int fd), (fd), step_fd(&e, "list", LOOK, fd, NULL, 0))
+WRAP(DIR *, NULL, fdopendir, (int fd), (fd), step_fd(&e, "list", LOOK, fd, -1, NULL, 0))
 
 /* The wall clock of the agents, which may jump. */
 int clock_gettime(clockid_t clock, struct timespec *now) {

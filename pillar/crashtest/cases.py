@@ -14,6 +14,7 @@ from pillar.crashpoints.plan import ATTRIBUTE, ERRORS, LOCK, NAME, OPEN, SEND, S
 # flow: the whole story on a device that runs.  restart: an agent that was killed is killed again while it starts, apps
 # running.  boot: an agent's first start, alone on an empty root.
 SUITES = ("flow", "restart", "boot")
+CUT = "cut"  # power cuts, see cuts.py
 
 
 class Case(NamedTuple):
@@ -29,7 +30,7 @@ class Case(NamedTuple):
     def parse(cls, text: str) -> Self:
         """`SUITE: POINT[=ACTION] [& POINT[=ACTION] ...]`. Raises ValueError."""
         suite, colon, rest = text.partition(":")
-        if not colon or suite not in SUITES:
+        if not colon or suite not in (*SUITES, CUT):
             raise ValueError(f"{text!r} is no case: expected SUITE: POINT[=ACTION] [& ...], SUITE one of {SUITES}")
         return cls(suite, tuple(Fault.parse(words.strip()) for words in rest.split(" & ")))
 

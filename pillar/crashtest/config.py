@@ -98,6 +98,8 @@ class Story:
             wanted = [good, *([self._app(BAD, "bad", self._wrong)] if bad else [])]
         return {
             "id": {"uuid": DEVICE, "version": "1"},
+            # What the machine refused is tried again after this: the least that EVE allows.
+            "configItems": [{"key": "timer.boot.retry", "value": "10"}],
             "datastores": [{"id": STORE, "dType": "DsHttp", "fqdn": self._server.url}] if apps else [],
             "networkInstances": [_LOCAL_NETWORK, _MESH_NETWORK] if apps else [],
             "apps": wanted,

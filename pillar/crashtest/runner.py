@@ -12,8 +12,9 @@ from typing import NamedTuple
 from pillar.crashpoints import Point
 from pillar.crashtest import story
 from pillar.crashtest.boot import Boots
-from pillar.crashtest.cases import SUITES, Case, steady
+from pillar.crashtest.cases import CUT, SUITES, Case, steady
 from pillar.crashtest.config import Authority
+from pillar.crashtest.cuts import Cuts
 from pillar.crashtest.restart import Restarts
 from pillar.crashtest.tree import Tree, differences
 from pillar.crashtest.world import AGENT_NAMES, Stuck, World, short_directory
@@ -71,6 +72,7 @@ class Device:
         self._world: World | None = None
         self._boots: Boots | None = None
         self._restarts: Restarts | None = None
+        self._cuts: Cuts | None = None
 
     def close(self) -> None:
         """End the device; the next use makes another one."""
@@ -97,6 +99,12 @@ class Device:
             self._boots = self._stack.enter_context(contextlib.closing(Boots(directory)))
         return self._boots
 
+    def cuts(self) -> Cuts:
+        """A recorded flow with all data; it does not use up."""
+        if self._cuts is None:
+            self._cuts = Cuts(self._authority)
+        return self._cuts
+
     def _new_world(self) -> World:
         directory = Path(self._stack.enter_context(short_directory()))
         self._world = self._stack.enter_context(World(directory, self._authority))
@@ -108,6 +116,8 @@ class Device:
 
     def run(self, case: Case, expected: Tree) -> story.Outcome:
         """One case."""
+        if case.suite == CUT:
+            return self.cuts().run(case.faults)
         if case.suite == "boot":
             return self.boots().run(case.faults)
         if case.suite == "restart":
