@@ -249,6 +249,8 @@ class Publication(Generic[T]):
             found = None
         if found == held:
             pass
+        elif held is None and key in self._doubtful:
+            checkpoint.remove(key)  # our own: it was in place, and then could not be made durable
         elif held is None:
             where = checkpoint.quarantine(name)
             log.warning(

@@ -95,6 +95,8 @@ def story(root: Path, persistent: bool, n: int, error: int, forever: bool) -> in
             note(promised, key, seq)
         agree(publication, subscription, pubsubs, promised)
         assert sorted(told) == sorted(promised)
+        strangers = list(Path(publication.table.path).glob(".quarantine/*"))
+        assert not strangers, f"its own records were taken for a stranger's: {strangers}"
         return matched
     finally:
         faults.fault_disarm()
