@@ -46,7 +46,8 @@ from pillar.crashtest.report import figures, replay, write_report
 from pillar.crashtest.runner import Device, Failed, Record, Result, record, run_all, shrink
 from pillar.crashtest.world import AGENT_NAMES
 
-QUICK_POINTS = {"flow": 10, "restart": 4, "boot": 4}
+QUICK_POINTS = {"flow": 8, "restart": 3, "boot": 3}
+QUICK_ERRORS, QUICK_MIXED, QUICK_CUTS = 3, 2, 2
 EXIT_INTERRUPTED = 130
 RUNS = 100
 QUICK_AGENTS = 2  # whose starts are looked at; the flow has all
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     finally:
         device.close()
     wanted = args.at or (_cuts(args, authority) if args.powercut else _cases(args, recorded))
+    if args.quick and not args.at:
+        wanted += [Case(cases.CUT, faults) for faults in Cuts(authority).cases(args.seed, QUICK_CUTS)]
     if args.list:
         print("\n".join(map(str, wanted)))
         return 0
@@ -161,7 +164,10 @@ def _cases(args: argparse.Namespace, recorded: Record) -> list[Case]:
             for suite, some in points.items()
             for point in (some[: QUICK_POINTS[suite]] if args.quick else some)
         ]
-        if not args.quick:
+        if args.quick:
+            found += cases.errors(points["flow"], args.seed)[:QUICK_ERRORS]
+            found += cases.mixed(recorded.points["flow"], args.seed, QUICK_MIXED)
+        else:
             found = _in_turn(found)
     return found[: args.runs] if args.runs else found
 
