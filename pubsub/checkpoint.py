@@ -185,6 +185,8 @@ class Checkpoint:
             os.unlink(_BACKUP, dir_fd=self._staging)
             os.link(name, _BACKUP, src_dir_fd=self._directory, dst_dir_fd=self._staging)
         os.rename(_BACKUP, name + _BAK, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+        with contextlib.suppress(FileNotFoundError):  # that case again: the backup was there already
+            os.unlink(_BACKUP, dir_fd=self._staging)
 
     def _sweep(self) -> None:
         """Remove what a killed publisher left in the staging directory. Only the lock's holder may."""

@@ -262,6 +262,17 @@ def test_a_persistent_record_comes_back_from_its_backup(root: Path, damage: str)
         assert pubsub.publication(Greeting, persistent=True).get("k") == Greeting(seq=2)
 
 
+def test_a_kill_between_the_two_renames_of_a_publish_leaves_nothing_in_staging(root: Path) -> None:
+    path = root / "persist/status/hello/Greeting/k.json"
+    with PubSub(root, "hello") as pubsub:
+        pubsub.publication(Greeting, persistent=True).publish("k", Greeting(seq=1))
+    path.with_name("k.json.bak").hardlink_to(path)  # the backup was in place, the new record not yet
+    with PubSub(root, "hello") as pubsub:
+        pubsub.publication(Greeting, persistent=True).publish("k", Greeting(seq=2))
+    assert list((path.parent / ".staging").iterdir()) == []
+    assert path.with_name("k.json.bak").read_bytes() == b'{"text":"","seq":1}'
+
+
 def test_an_unpublished_persistent_record_never_comes_back(root: Path) -> None:
     with PubSub(root, "hello") as pubsub:
         publication = pubsub.publication(Greeting, persistent=True)
