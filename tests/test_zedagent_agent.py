@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from pillar.cmd.zedagent.source import Checkpoint
 from pillar.controller.config_pb2 import EdgeDevConfig
 from pillar.controller.handed import hand_in
 from tests.support import running, wait_for
@@ -361,3 +362,14 @@ def test_a_damaged_reboot_file_is_replaced(root: Path) -> None:
         assert (root / "config/rebootConfig").read_bytes() == b'{"counter":9}'
         assert status(root)["RebootCmd"] is False
         assert log_lines(root, "rebootConfig")
+
+
+def test_a_copy_of_the_config_that_a_full_disk_left_half_written_goes_with_the_next_one(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    left = checkpoint.path.with_name(".lastconfig.6g8vt56f")  # its removal was refused too
+    left.write_bytes(b"half")
+    config = EdgeDevConfig()
+    config.id.uuid = "8b514462-0000-4000-8000-000000000001"
+    assert checkpoint.save(config)
+    assert list(checkpoint.path.parent.iterdir()) == [checkpoint.path]
+    assert checkpoint.load() == config

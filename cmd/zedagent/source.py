@@ -85,4 +85,5 @@ class Checkpoint:
         if self.path.exists() and self.path.read_bytes() == data:
             return False
         replace_file(self.path, data)
+        sweep_staged(self.path)  # a disk that refused the attempt before may have refused to remove its rest too
         return True
