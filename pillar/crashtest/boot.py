@@ -24,6 +24,7 @@ class Boots:
         (directory / "boot.control").mkdir()
         self._control = Control(directory / "boot.control")
         self._expected: dict[str, Tree] = {}
+        self._ended = ""  # how the last process did
 
     def close(self) -> None:
         self._control.close()
@@ -48,11 +49,18 @@ class Boots:
             if self._start(agent, self._expected[agent]):
                 break
         else:
-            problems.append(f"stuck: {agent} does not start after {self._control.fired()} faults")
+            problems.append(
+                f"stuck: {agent} does not start after {self._control.fired()} faults: {self._last_words(agent)}"
+            )
         if not problems:
             problems = differences(self._expected[agent], self._tree())
         calls = self._control.calls()
         return Outcome(problems, self._control.fired(), time.monotonic() - began, calls, {})
+
+    def _last_words(self, agent: str) -> str:
+        log = Locations(self._root).log(agent)
+        lines = log.read_text().splitlines()[-3:] if log.exists() else ["no log"]
+        return f"{self._ended}; {' | '.join(lines)}"
 
     def _plan(self, *faults: Fault) -> Plan:
         return Plan(self._root, {}, NOT_COUNTED, faults)
@@ -84,6 +92,7 @@ class Boots:
                 time.sleep(0.01)
             return self._rest(agent, expected, process)
         finally:
+            self._ended = f"ended with {process.poll()}" if process.poll() is not None else "not ready in time"
             process.kill()
             process.wait()
 
