@@ -77,9 +77,7 @@ def against_subscribers() -> Curve:
     """From the first publish until each of so many subscribers, in up to ten processes, has handled the last."""
     each = 1e6 / FANNED_OUT
     measured: list[Pair] = []
-    with contextlib.suppress(
-        LeftOut
-    ):  # the floor needs an inotify instance each: the curve ends where there are no more
+    with contextlib.suppress(LeftOut):  # the floor wants an inotify instance each: without, the curve ends
         for count in SUBSCRIBERS:
             measured.append(
                 take_turns(
