@@ -158,7 +158,7 @@ def test_a_terminal_that_takes_nothing_does_not_stop_the_guest(device: Device) -
         assert select.select([reader], [], [], PATIENCE_S)[0]  # it is attached, and nobody reads on
         log: Path = device.where.log(UUID)
         size = log.stat().st_size
-        wait_for(lambda: log.stat().st_size > size + (200 << 10), "the guest to print on", PATIENCE_S)
+        wait_for(lambda: log.stat().st_size > size + (100 << 10), "the guest to print on", PATIENCE_S)
     finally:
         process.kill()
         process.wait()
