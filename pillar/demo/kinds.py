@@ -40,6 +40,7 @@ class Kind(Protocol):
     up: tuple[str, ...]  # options of `pillar up`
     where: str  # for a person: where it runs
     says: str  # what a line of its output has in it when it is up; "" when it need not say anything
+    console: bool  # whether `pillar console` reaches it
 
     def set_up(self) -> None:
         """What has to be so before the first agent starts. Raises Unable."""
@@ -60,6 +61,7 @@ class Program:
     up: tuple[str, ...] = ()
     where = "on this machine's own network"
     says = ""
+    console = False
 
     def set_up(self) -> None:
         """It needs nothing."""
@@ -85,6 +87,7 @@ class Container:
     up: tuple[str, ...] = ("--set", "zedrouter.network=kernel")
     where = OWN_NETWORK
     says = "serves HTTP"
+    console = False
     _programs = (
         ("runc", "runc"),
         ("busybox", "busybox-static"),
@@ -129,6 +132,7 @@ class VirtualMachine:
     up: tuple[str, ...] = ("--set", "zedrouter.network=kernel")
     where = OWN_NETWORK
     says = "GUEST-READY"
+    console = True
     _programs = (
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("qemu-img", "qemu-utils"),

@@ -212,6 +212,7 @@ class Show:
         pillar = shlex.quote(str(command)) if command.exists() else f"{python} -m pillar"
         # The demo's network namespace goes on as long as the supervisor in it.
         inside = f"nsenter -t $(cat {root}/run/pillar.pid) -n " if self.kind.up else ""
+        console = f"\n  {pillar} console --root {root} {device.APP_NAME}" if self.kind.console else ""
         self.screen.plain(
             f"""
 look around:
@@ -219,7 +220,7 @@ look around:
   cat {root}/run/zedmanager/AppInstanceStatus/{app}.json
   cat {root}/run/domainmgr/DomainStatus/{app}.json
   tail {root}/persist/log/downloader.log
-  {inside}curl {url}
+  {inside}curl {url}{console}
   {pillar} ps --root {root}
   {pillar} watch --root {root}
 kill an agent and see it come back:
