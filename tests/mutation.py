@@ -60,19 +60,19 @@ COVERED_BY: Final = (
     ("pubsub/ledger.py", ("test_pubsub_durable", "test_durability")),
     ("pubsub/*", ("test_pubsub_publish", "test_pubsub_subscribe", "test_pubsub_durable", "test_durability",
                   "test_pubsub_limits", "test_pubsub_hostile", "test_pubsub_powercut", "test_pubsub_machine")),
-    ("pillar/transports/*", ("test_transports_engine", "test_durability", "test_transports_kills",
+    ("pillar/transports/*", ("test_leftovers", "test_transports_engine", "test_durability", "test_transports_kills",
                              "test_transports_http", "test_downloader_agent")),
-    ("pillar/durable.py", ("test_durability", "test_identitymanager", "test_deploy", "test_zedagent_agent")),
+    ("pillar/durable.py", ("test_durability", "test_leftovers", "test_identitymanager", "test_deploy")),
     ("pillar/pidfile.py", ("test_runtime", "test_supervisor")),
-    ("pillar/hypervisors/*", ("test_hypervisor_process", "test_durability", "test_domainmgr_agent")),
+    ("pillar/hypervisors/*", ("test_durability", "test_leftovers", "test_hypervisor_process", "test_domainmgr_agent")),
     ("pillar/ociimage.py", ("test_durability", "test_transports_oci")),
-    ("cmd/baseosmgr/*", ("test_baseosmgr", "test_durability")),
-    ("cmd/domainmgr/*", ("test_domainmgr_disks", "test_durability", "test_domainmgr_agent")),
+    ("cmd/baseosmgr/*", ("test_leftovers", "test_baseosmgr", "test_durability")),
+    ("cmd/domainmgr/*", ("test_leftovers", "test_domainmgr_disks", "test_durability", "test_domainmgr_agent")),
     ("cmd/downloader/*", ("test_downloader_decide", "test_downloader_agent", "test_downloader_stores",
                           "test_durability")),
     ("cmd/identitymanager/*", ("test_identitymanager", "test_durability")),
-    ("cmd/verifier/*", ("test_verifier_agent", "test_durability", "test_verifier_*")),
-    ("cmd/zedagent/*", ("test_zedagent_agent", "test_durability")),
+    ("cmd/verifier/*", ("test_leftovers", "test_verifier_agent", "test_durability", "test_verifier_*")),
+    ("cmd/zedagent/*", ("test_leftovers", "test_zedagent_agent", "test_durability")),
     ("cmd/zedrouter/*", ("test_zedrouter_agent",)),
     ("cmd/zedmanager/*", ("test_zedmanager_decide", "test_zedmanager_agent", "test_end_to_end_kills")),
 )  # fmt: skip
@@ -101,9 +101,10 @@ def find_mutants(source: str, text: str) -> list[Mutant]:
     """Every call in a source that is to be taken out, in its order. Pure."""
     found = []
     for node in ast.walk(ast.parse(text)):
-        names = [node.func] if isinstance(node, ast.Call) else []
-        names += [arg for arg in node.args if isinstance(arg, ast.Attribute)] if isinstance(node, ast.Call) else []
-        for name in names:
+        if not isinstance(node, ast.Call):
+            continue
+        handed = [*node.args, *(keyword.value for keyword in node.keywords)]  # pool.submit(os.fsync, fd)
+        for name in (node.func, *(value for value in handed if isinstance(value, ast.Attribute))):
             called = ast.unparse(name)
             kind = next((kind for kind, pattern in PATTERNS if pattern.search(called)), "")
             if kind and name.lineno == name.end_lineno and name.end_col_offset is not None:
@@ -147,7 +148,8 @@ class Copy:
     def run(self, test: str) -> str:
         """What failed in one test module, or test; "" when all passed."""
         environment = {**os.environ, "PYTHONPATH": str(self.directory), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", f"tests/{test}"]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header"]
+        command += [f"tests/{name}" for name in test.split(" ")]
         try:
             done = subprocess.run(
                 command,
@@ -185,6 +187,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose description holds this")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     parser.add_argument("--memory", type=Path, default=CHECKOUT / ".venv/mutants.json", help="which test killed what")
+    parser.add_argument("--quick", action="store_true", help="run only the test that killed the mutant last time")
     parser.add_argument("--json", action="store_true", help="print one object at the end")
     options = parser.parse_args()
     mutants = [mutant for mutant in all_mutants(CHECKOUT) if options.only in str(mutant)]
@@ -207,9 +210,8 @@ def _run(mutants: Sequence[Mutant], options: argparse.Namespace) -> int:
         def work(mutant: Mutant) -> tuple[Mutant, str]:
             copy = copies.get()
             try:
-                return mutant, copy.try_out(
-                    mutant, covering(mutant.source, mutant.kind, tests), memory.get(mutant.key, "")
-                )
+                others = [] if options.quick else covering(mutant.source, mutant.kind, tests)
+                return mutant, copy.try_out(mutant, others, memory.get(mutant.key, ""))
             finally:
                 copies.put(copy)
 

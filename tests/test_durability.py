@@ -34,7 +34,7 @@ from pillar.cmd.identitymanager.identity import generate
 from pillar.cmd.identitymanager.store import save
 save(root, "app:1", generate(1, b"\\xfd"))
 """,
-    "identity that is removed": """
+    "removed identity": """
 from pillar.cmd.identitymanager.identity import generate
 from pillar.cmd.identitymanager.store import remove, save
 save(root, "app:1", generate(1, b"\\xfd"))
@@ -112,7 +112,7 @@ with PubSub(root, "hello") as hello:
 }
 
 
-@pytest.mark.parametrize("program", STORES.values(), ids=STORES.keys())
+@pytest.mark.parametrize("program", STORES.values(), ids=[name.split()[0] for name in STORES])
 def test_a_store_flushes_the_bytes_before_the_name_and_the_name_before_it_returns(
     tmp_path: Path, control: Control, program: str
 ) -> None:

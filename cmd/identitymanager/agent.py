@@ -34,7 +34,6 @@ class IdentityManager(Agent):
             delete=lambda key, last: self.queue.mark(key),
             synchronized=self._mark_all,
         )
-        self._mark_all()
         for publication in (self.statuses, self.errors):
             publication.signal_restarted()
 
