@@ -40,6 +40,21 @@ from pillar.cmd.identitymanager.store import remove, save
 save(root, "app:1", generate(1, b"\\xfd"))
 remove(root, "app:1")
 """,
+    "replaced file": """
+from pillar.controller.files import replace_file
+replace_file(root / "device.json", b"{}")
+""",
+    "proof of an image": """
+from pillar.cmd.verifier.ledger import Entry, Ledger
+Ledger(root / "verifier").write("ab", Entry(size=1, mtime_ns=1, ctime_ns=1, inode=1))
+""",
+    "disk of a domain": """
+from pillar.cmd.domainmgr.disks import make_copy
+from pillar.types.domainmgr import DiskStatus
+(root / "source").write_bytes(b"disk")
+image, copy = str(root / "source"), str(root / "img/disk.raw")
+make_copy(DiskStatus(Format="raw", FileLocation=image, ActiveFileLocation=copy), lambda: None)
+""",
     "certificate": """
 from pillar.cmd.baseosmgr.install import install
 (root / "source").write_bytes(b"-----BEGIN CERTIFICATE-----")
@@ -127,7 +142,7 @@ def test_a_store_flushes_the_bytes_before_the_name_and_the_name_before_it_return
     assert done.returncode == 0, done.stderr
     calls = control.calls()
     assert any(call.call == "rename" for call in calls)
-    kept = ["*.json", "*.pem", "/layout/*", "/pending/*", "/persist/process/*", "/object", "*/journal"]
+    kept = ["*.json", "*.pem", "/img/*", "/layout/*", "/pending/*", "/persist/process/*", "/object", "*/journal"]
     assert unsafe(calls, ["*"], kept, ["/app:1.json", "/persist/status/*.json"]) == []
 
 
