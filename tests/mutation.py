@@ -46,6 +46,7 @@ SOURCES: Final = (
 PATTERNS: Final = (
     ("fsync", re.compile(r"(^|\.)(fsync|fdatasync|_?sync|_?sync_directory)$")),
     ("rename", re.compile(r"^os\.(rename|replace|link)$|(^|\.)(staged|path|arrived)\.(rename|replace)$")),
+    ("rename", re.compile(r"^replace_file$")),
     ("flock", re.compile(r"(^|\.)(flock|lockf)$")),
     ("sweep", re.compile(r"(^|\.)_?sweep\w*$|\._tidy$|^staged\.unlink$")),
     ("re-list", re.compile(r"(^|\.)_?(re_?list\w*|list_again|mark_all|mark_everything)$")),
@@ -218,7 +219,7 @@ def _run(mutants: Sequence[Mutant], options: argparse.Namespace) -> int:
         for mutant, killer in pool.map(work, mutants):
             killed[mutant] = killer
             print(f"{'killed  ' if killer else 'SURVIVED'}  {mutant}  {killer}", file=sys.stderr, flush=True)
-            if killer:
+            if killer and not options.quick:
                 memory[mutant.key] = killer.removesuffix(" (does not end)")
                 options.memory.write_text(json.dumps(memory, indent=1))
     survivors = [mutant for mutant in mutants if not killed[mutant]]

@@ -41,7 +41,7 @@ save(root, "app:1", generate(1, b"\\xfd"))
 remove(root, "app:1")
 """,
     "replaced file": """
-from pillar.controller.files import replace_file
+from pillar.durable import replace_file
 replace_file(root / "device.json", b"{}")
 """,
     "proof of an image": """

@@ -10,7 +10,7 @@ from pillar.cmd.baseosmgr.install import MARK, install
 from pillar.cmd.domainmgr.disks import make_copy
 from pillar.cmd.verifier.seal import seal
 from pillar.cmd.zedagent.source import Checkpoint
-from pillar.controller.files import replace_file, sweep_staged
+from pillar.durable import replace_file, sweep_staged
 from pillar.hypervisors import DomainSpec, HypervisorError
 from pillar.hypervisors.process import USER_DATA, ProcessHypervisor
 from pillar.locations import Locations

@@ -121,7 +121,7 @@ def _is_staged(path: str) -> bool:
     if path.startswith("persist/process/") and path.count("/") > 2:
         return path.endswith(_STAGED)
     name = path.rpartition("/")[2]
-    return name.endswith(_STAGED) or (path.startswith("persist/checkpoint/") and name.startswith("."))
+    return name.endswith(_STAGED) or (name.startswith(".") and name.count(".") > 1)  # .<name>.<random>
 
 
 def _domains(where: Locations) -> dict[str, bool]:
