@@ -186,8 +186,10 @@ def _unpacked(cache: Path) -> Kernel | None:
 
 def _fetch(cache: Path) -> None:
     """Download and unpack the package that the meta package depends on; it appears by rename, whole."""
-    told = _run(["apt-cache", "depends", META_PACKAGE], cache)
-    packages = [line.split()[1] for line in told.splitlines() if line.strip().startswith("Depends: linux-image")]
+    packages = _packages(cache)
+    if not packages and os.geteuid() == 0:  # a fresh machine has no lists yet
+        _run(["apt-get", "update", "-qq"], cache)
+        packages = _packages(cache)
     if not packages:
         raise GuestError(f"apt knows no {META_PACKAGE}: run apt-get update on a Debian machine")
     with tempfile.TemporaryDirectory(dir=cache) as text:
@@ -196,6 +198,14 @@ def _fetch(cache: Path) -> None:
         (archive,) = directory.glob("*.deb")
         _run(["dpkg-deb", "-x", str(archive), "tree"], directory)
         (directory / "tree").rename(cache / packages[0])
+
+
+def _packages(directory: Path) -> list[str]:
+    """The kernel packages that the meta package stands for; [] when apt does not know it."""
+    done = subprocess.run(
+        ["apt-cache", "depends", META_PACKAGE], cwd=directory, capture_output=True, text=True, check=False
+    )
+    return [line.split()[1] for line in done.stdout.splitlines() if line.strip().startswith("Depends: linux-image")]
 
 
 def _run(command: list[str], directory: Path) -> str:
