@@ -76,6 +76,7 @@ with arrived.open("wb") as file:
     file.flush()
     os.fsync(file.fileno())
 layout.accept(arrived.name)
+assert layout.blob(arrived.name).exists()
 """,
     "root document of a container": """
 from types import SimpleNamespace
@@ -98,6 +99,16 @@ from pillar.cmd.verifier.seal import seal
 (root / "sealed/image").write_bytes(b"image")
 with (root / "sealed/image").open("r+b"):
     seal(root / "sealed/image")  # somebody may still write: it takes a copy
+""",
+    "beginning of an object": """
+from pillar.transports.base import Identity
+from pillar.transports.partfile import PartFile
+part = PartFile(root / "object")
+part.open("source")
+part.begin("source", Identity(6, "1"))
+part.append(b"obj")
+part.sync()
+part.close()
 """,
     "downloaded object": """
 from pillar.transports.base import Identity
@@ -142,7 +153,8 @@ def test_a_store_flushes_the_bytes_before_the_name_and_the_name_before_it_return
     assert done.returncode == 0, done.stderr
     calls = control.calls()
     assert any(call.call == "rename" for call in calls)
-    kept = ["*.json", "*.pem", "/img/*", "/layout/*", "/pending/*", "/persist/process/*", "/object", "*/journal"]
+    kept = ["/app:*.json", "/device.json", "/verifier/*", "*.pem", "/img/*", "/layout/*", "/pending/*"]
+    kept += ["/persist/process/*", "/persist/status/*.json", "/object", "/object.part", "*/journal"]
     assert unsafe(calls, ["*"], kept, ["/app:1.json", "/persist/status/*.json"]) == []
 
 
