@@ -152,6 +152,13 @@ def test_without_xl_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.
     assert "xen" in [each.name for each in Hypervisors(Locations(tmp_path), "auto").backends]
 
 
+def test_xl_on_a_machine_that_does_not_run_under_xen_is_no_xen_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "_xl", lambda: "/usr/sbin/xl")
+    assert "boot the machine under Xen" in XenHypervisor(Locations(tmp_path)).refuses(spec(Kernel="/k"))
+
+
 XL = """#!/bin/sh
 # A stand-in for Xen's xl: notes what it is told and keeps one domain's state in files.
 cd {here}
@@ -175,6 +182,9 @@ class Told:
         program.write_text(XL.format(here=self.here, uuid=UUID))
         program.chmod(0o755)
         monkeypatch.setattr(backend_module, "_xl", lambda: str(program))
+        capabilities = self.here / "capabilities"
+        capabilities.write_text("control_d\n")
+        monkeypatch.setattr(backend_module, "CAPABILITIES", capabilities)
         self.where = Locations(directory)
         self.backend = XenHypervisor(self.where)
 

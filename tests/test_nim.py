@@ -287,6 +287,17 @@ def test_new_name_servers_are_seen_at_once(box: Box) -> None:
 
 
 @needs_namespaces
+def test_without_inotify_to_be_had_nim_still_tells_what_the_kernel_has(box: Box) -> None:
+    limit = "/proc/sys/user/max_inotify_instances"
+    if subprocess.run([*box.enter, "test", "-w", limit], check=False).returncode:
+        pytest.skip("this machine has no user namespaces with limits of their own")
+    subprocess.run([*box.enter, "sh", "-c", f"echo 0 >{limit}"], check=True, timeout=20)
+    box.ip("link add eth0 type veth peer name far")
+    box.agent.start()
+    assert box.port("eth0")["IfName"] == "eth0"
+
+
+@needs_namespaces
 def test_an_override_file_by_hand_takes_over_and_gives_back(box: Box) -> None:
     box.ip("link add up0 type veth peer name far0")
     box.agent.start()

@@ -12,6 +12,7 @@ from pillar.cmd.nim.portconfigs import LAST_RESORT, ZEDAGENT, Source, filled_in,
 from pillar.cmd.nim.resolver import ResolverWatch
 from pillar.cmd.nim.status import device_network_status
 from pillar.keyqueue import KeyQueue
+from pillar.pubsub import WatchFailed
 from pillar.types.adapters import AssignableAdapters
 from pillar.types.enums import NetworkInstanceType, TriState
 from pillar.types.globalconfig import GlobalConfig
@@ -84,8 +85,11 @@ class Nim(Agent):
             )
             self.manager.start(self._stored(), same_boot=self.status.get(GLOBAL) is not None)
         else:
-            self.resolver = ResolverWatch(self.options.resolv_conf)
-            self.loop.add_reader(self.resolver.fileno(), self._resolver_event)
+            try:
+                self.resolver = ResolverWatch(self.options.resolv_conf)
+                self.loop.add_reader(self.resolver.fileno(), self._resolver_event)
+            except WatchFailed as err:
+                self.log.warning("new name servers are noticed only when something else changes: %s", err)
         while self.pubsub.process():  # what is on disk now belongs to the first status
             self.touch()
         self.step(_EVERYTHING)

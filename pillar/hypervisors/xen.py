@@ -41,6 +41,7 @@ LOOK_S = 10.0  # EVE: 9 to 30
 COMMAND_S = 60.0
 DESTROY_S = 60.0
 _PAUSE_S = 0.5
+CAPABILITIES = Path("/proc/xen/capabilities")
 
 
 class XenHypervisor:
@@ -60,6 +61,8 @@ class XenHypervisor:
             return "there is neither a disk nor a kernel to boot"
         if _xl() is None:  # no `Missing`: it takes more than to install something
             return "this is no Xen host: xl is not installed (apt-get install xen-system, and boot Xen)"
+        if not _controls():
+            return f"this is no Xen host: {CAPABILITIES} does not say control_d; boot the machine under Xen"
         return ""
 
     def prepare(self, domain: DomainSpec) -> None:
@@ -187,6 +190,14 @@ def xl(*words: str) -> str:
     if done.returncode:
         raise HypervisorError(f"xl {words[0]}: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout
+
+
+def _controls() -> bool:
+    """Whether this machine runs under Xen and may start domains: xl alone is only a package."""
+    try:
+        return "control_d" in CAPABILITIES.read_text()
+    except OSError:
+        return False
 
 
 def _xl() -> str | None:
