@@ -8,6 +8,7 @@ import pytest
 
 from pillar.cmd.baseosmgr.install import MARK, install
 from pillar.cmd.domainmgr.disks import make_copy
+from pillar.cmd.verifier.ledger import Ledger
 from pillar.cmd.verifier.seal import seal
 from pillar.cmd.zedagent.source import Checkpoint
 from pillar.durable import replace_file, sweep_staged
@@ -94,3 +95,10 @@ def test_a_record_of_parts_that_cannot_be_written_leaves_nothing(tmp_path: Path)
         part.begin("source", Identity(6, "1"))
     part.close()
     assert f"{part.record_path.name}.new" not in names(tmp_path)
+
+
+def test_half_an_entry_of_the_verifiers_ledger_goes_at_its_next_start(tmp_path: Path) -> None:
+    for name in ("ab.json", "ab.new"):
+        (tmp_path / name).write_text("{")
+    Ledger(tmp_path)
+    assert names(tmp_path) == {"ab.json"}

@@ -26,10 +26,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger:
-    """The entries of one object type."""
+    """The entries of one object type. The verifier is their only writer."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        for left in directory.glob("*.new"):  # by a verifier that was killed while it wrote
+            left.unlink(missing_ok=True)
 
     def get(self, sha256: str) -> Entry | None:
         """What is known; None when nothing is, or when it cannot be read (then it has to be proven again)."""
