@@ -82,14 +82,16 @@ class Device:
 
     def world(self) -> World:
         """A running device without apps."""
-        if self._world is not None and (self._world.stories >= STORIES or self._restarts is not None):
+        if self._world is not None and self._world.stories >= STORIES:
             self.close()
-        return self._world or self._new_world()
+        if self._world is None:
+            self._world = self._new_world()
+        return self._world
 
     def restarts(self) -> Restarts:
-        """A running device with both apps deployed."""
+        """A running device with both apps deployed; another one than `world`, so that suites may take turns."""
         if self._restarts is None:
-            self._restarts = Restarts(self.world())
+            self._restarts = Restarts(self._new_world())
         return self._restarts
 
     def boots(self) -> Boots:
@@ -107,12 +109,12 @@ class Device:
 
     def _new_world(self) -> World:
         directory = Path(self._stack.enter_context(short_directory()))
-        self._world = self._stack.enter_context(World(directory, self._authority))
-        self._world.up()
-        outcome = story.run(self._world)  # the first is another one than those after it: nothing is there yet
+        world = self._stack.enter_context(World(directory, self._authority))
+        world.up()
+        outcome = story.run(world)  # the first is another one than those after it: nothing is there yet
         if outcome.problems:
             raise Failed(f"the undisturbed flow: {'; '.join(outcome.problems)}")
-        return self._world
+        return world
 
     def run(self, case: Case, expected: Tree) -> story.Outcome:
         """One case."""

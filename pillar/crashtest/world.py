@@ -109,13 +109,13 @@ class World:
 
     def close(self) -> None:
         """End whatever still runs on this root."""
-        self.observer.close()
-        self.server.close()
         for supervisor in self._supervisors:
             supervisor.kill()
             supervisor.wait()
         while pids := list(_processes_of(self.root)):
             _kill(pids)
+        self.observer.close()
+        self.server.close()
         self.control.close()
 
     def deploy(self, config: dict[str, Any]) -> None:
