@@ -99,11 +99,14 @@ class Checkpoint:
     def write(self, key: str, data: bytes) -> None:
         """Put a record in place; in a persistent table it is then on the disk, or within a batch after `flush`."""
         name = key + SUFFIX
-        durable = self.table.persistent
-        self._stage(data, flush=durable)
-        if durable:
-            self._back_up(name)
-        os.rename(_RECORD, name, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+        try:
+            self._stage(data)
+            if self.table.persistent:
+                self._back_up(name)
+            os.rename(_RECORD, name, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+        except BaseException:
+            self._unstage()
+            raise
         self._name_changed()
 
     def flush(self) -> None:
@@ -150,8 +153,12 @@ class Checkpoint:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(RESTARTED, dir_fd=self._directory)
         else:
-            self._stage(str(counter).encode(), flush=self.table.persistent)
-            os.rename(_RECORD, RESTARTED, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+            try:
+                self._stage(str(counter).encode())
+                os.rename(_RECORD, RESTARTED, src_dir_fd=self._staging, dst_dir_fd=self._directory)
+            except BaseException:
+                self._unstage()
+                raise
         self._name_changed()
 
     def _name_changed(self) -> None:
@@ -160,7 +167,8 @@ class Checkpoint:
             if not self.batching:
                 self.flush()
 
-    def _stage(self, data: bytes, *, flush: bool) -> None:
+    def _stage(self, data: bytes) -> None:
+        """These bytes as the staged record, in a persistent table flushed."""
         fd = os.open(_RECORD, _NEW_FILE, 0o600, dir_fd=self._staging)
         try:
             written = os.write(fd, data)
@@ -168,10 +176,15 @@ class Checkpoint:
                 written += os.write(fd, data[written:])
             if self._group is not None:
                 _open_to(fd, self._group, 0o640)
-            if flush:
+            if self.table.persistent:
                 os.fsync(fd)
         finally:
             os.close(fd)
+
+    def _unstage(self) -> None:
+        """What a refusal left staged takes room that is wanted; if even this fails, the next publish overwrites it."""
+        with contextlib.suppress(OSError):
+            os.unlink(_RECORD, dir_fd=self._staging)
 
     def _back_up(self, name: str) -> None:
         """Keep the present value as `.bak`: a second name for the same, already flushed, inode."""

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -131,6 +132,34 @@ def test_a_record_of_another_type_is_refused(root: Path) -> None:
 
     with PubSub(root, "hello") as pubsub, pytest.raises(TopicMismatch, match="Other is no Greeting"):
         pubsub.publication(Greeting).publish("k", Other())  # type: ignore[arg-type]
+
+
+FULL_DISK = """
+import msgspec, os, resource, sys
+from pillar.pubsub import PublishFailed, PubSub
+class Greeting(msgspec.Struct, frozen=True):
+    text: str = ""
+table = sys.argv[1] + "/run/hello/Greeting"
+with PubSub(sys.argv[1], "hello") as pubsub:
+    greetings = pubsub.publication(Greeting)
+    greetings.publish("k", Greeting("first"))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        greetings.publish("k", Greeting("x" * 10000))
+    except PublishFailed as error:
+        print(error.__cause__.strerror)
+    print(os.listdir(table + "/.staging"), greetings.get("k").text)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    print(greetings.publish("k", Greeting("x" * 10000)))
+"""
+
+
+def test_a_record_that_the_disk_took_only_a_part_of_takes_no_room(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(root)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "File too large\n[] first\nTrue\n"
 
 
 def test_a_second_publisher_is_refused_with_the_first_ones_pid(root: Path) -> None:

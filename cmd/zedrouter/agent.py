@@ -219,6 +219,8 @@ class Zedrouter(Agent):
             for uuid in set(self.instances) - set(configs):
                 changed.add(uuid)
                 self._leave(uuid, uses.get(uuid, []))
+            for uuid in self._touched - set(configs) - set(self.instances):
+                self.ledger.free(uuid, BRIDGE_NUM)  # again, when the disk refused it at first
         self._mark_affected(changed)
 
     def _leave(self, uuid: Uuid, uses: list[VifUse]) -> None:
@@ -237,7 +239,9 @@ class Zedrouter(Agent):
         config = self.app_configs.get(uuid) or self.management_configs.get(uuid)
         before = self.apps.get(uuid)
         if config is None:
-            if before is not None and self._config_is_gone(before):
+            if before is None and uuid in self._touched:
+                self.ledger.free(uuid, APP_NUM)  # again, when the disk refused it at first
+            elif before is not None and self._config_is_gone(before):
                 self._remove_app(uuid)
             return
         wanted = {network.Network for network in networks(config)}
