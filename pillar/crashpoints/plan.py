@@ -109,11 +109,16 @@ class Plan(NamedTuple):
     labels: Mapping[str, str] = {}  # text in a path -> what stands for it; the first that fits
     ignore: tuple[tuple[str, str], ...] = ()  # (call or *, fnmatch pattern of the path): not counted at all
     faults: tuple[Fault, ...] = ()  # one after another: the second is looked for once the first has fired
-    with_data: bool = False  # have the trace hold what was written where, and paths without labels and marks
+    with_data: bool = False  # have the trace hold what was written, and where in the file
+    plain_names: bool = False  # paths without labels and marks: for building the files again, not for naming points
 
     def text(self) -> str:
         """As the shim reads it."""
-        lines = [f"root\t{os.path.realpath(self.root)}", f"data\t{int(self.with_data)}"]
+        lines = [
+            f"root\t{os.path.realpath(self.root)}",
+            f"data\t{int(self.with_data)}",
+            f"plain\t{int(self.plain_names)}",
+        ]
         lines += [f"label\t{text}\t{label}" for text, label in self.labels.items()]
         lines += [f"ignore\t{call}\t{pattern}" for call, pattern in self.ignore]
         for (agent, call, path, occurrence), action in self.faults:

@@ -59,7 +59,7 @@ static uint32_t epoch, counted_since;
 static long matched;
 static char root[PATH_MAX];
 static size_t root_length;
-static int with_data;
+static int with_data, plain_names;
 static struct fault faults[FAULTS];
 static int fault_count;
 static struct label labels[LABELS];
@@ -85,7 +85,7 @@ static void load_plan(uint32_t number) {
     static char text[256 * 1024];
     char path[PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/plan.%u", control, number);
-    fault_count = label_count = ignored_count = with_data = 0;
+    fault_count = label_count = ignored_count = with_data = plain_names = 0;
     root_length = 0;
     matched = 0;
     counted_since = 0;
@@ -101,6 +101,8 @@ static void load_plan(uint32_t number) {
             root_length = strlen(root);
         } else if (words >= 2 && !strcmp(word[0], "data")) {
             with_data = atoi(word[1]);
+        } else if (words >= 2 && !strcmp(word[0], "plain")) {
+            plain_names = atoi(word[1]);
         } else if (words >= 3 && !strcmp(word[0], "label") && label_count < LABELS) {
             copy(labels[label_count].text, sizeof labels->text, word[1]);
             copy(labels[label_count++].as, sizeof labels->as, word[2]);
@@ -210,7 +212,7 @@ static int name_of(const char *path, char *out, size_t size) {
     while (*s && n + 70 < size) {
         const char *mark = NULL;
         size_t taken = 0;
-        if (with_data) goto plain; /* whoever wants the data wants to build the files again */
+        if (plain_names) goto plain;
         if (*s == '/') hidden = s[1] == '.';
         for (int i = 0; i < label_count && !taken; i++) {
             size_t length = strlen(labels[i].text);

@@ -65,7 +65,7 @@ class Cuts:
     def _record(self) -> list[DiskCall]:
         with short_directory() as directory, World(Path(directory), self._authority) as world:
             config = world.new_story()
-            world.control.begin(Plan(world.root, ignore=NOT_COUNTED, with_data=True))
+            world.control.begin(Plan(world.root, ignore=NOT_COUNTED, with_data=True, plain_names=True))
             world.up()
             story.flow(world, config)
             calls = world.control.calls()

@@ -69,7 +69,7 @@ def _calls(report: Report, looks: bool) -> Iterator[Moment]:
 
 def described(call: Call) -> str:
     """`rename /run/a/.staging/record -> /run/a/T/k.json`, with how it failed."""
-    source = f"{call.other} -> " if call.other else ""
+    source = f"{call.other} -> " if call.other and call.call not in ("write", "truncate") else ""
     failed = {"-": " (failed)", "E": " (made to fail)", "?": " (never came back)"}.get(call.result, "")
     return f"{call.call} {source}{call.path}{failed}"
 
