@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from servers import not_here
 
 from pillar.bench import peers, scale
 from pillar.bench.__main__ import GROUPS, TARGETS
@@ -59,7 +60,7 @@ def test_what_a_peer_lacks_is_said_with_the_command_that_installs_it() -> None:
 def test_a_peer_receives_what_is_published(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = CLIENTS[name]
     if lacking := peers.missing(client):
-        pytest.skip(lacking)
+        not_here(lacking)
     for size in ("PUBLISHES", "LATENCIES", "BURST"):
         monkeypatch.setattr(peers, size, 20)
     figures = peers._round(client)
