@@ -156,6 +156,7 @@ class Manager:
         )
         refused: dict[str, str] = {}
         for _ in range(_ROUNDS):
+            before, refused = refused, {}
             ports = tuple(link for link in facts.links if link.index in planned.wiring.ports)
             changes = difference(goal, self._kernel.wiring(facts.addresses), ports)
             for change in changes:
@@ -163,9 +164,10 @@ class Manager:
                 if why:
                     name = names.get(change.index, "")
                     refused.setdefault(name, f"cannot {_words(change, name)}: {why}")
-            if not changes or refused:
+            if not changes or (refused and refused == before):
                 break
-            # With an interface's last address the kernel takes its routes, the wanted ones too.
+            # With an interface's last address the kernel takes its routes, the wanted ones too. And somebody may have
+            # changed something since we looked: a refusal counts when it comes again.
             links, addresses, _ = self._kernel.read()
             facts = dataclasses.replace(facts, links=links, addresses=addresses)
         for name, why in refused.items():
