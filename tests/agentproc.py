@@ -12,6 +12,8 @@ from typing import Any
 
 from servers import eventually
 
+from pillar.pidfile import holder
+
 
 class AgentProcess:
     """`python -m pillar.cmd.<agent>`; `command` may be put in front of it (unshare and the like)."""
@@ -38,6 +40,12 @@ class AgentProcess:
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(timeout=10)
+
+    def wait_killed(self) -> None:
+        """With a tracer in front that kills it: until it is dead. The tracer goes then, or it may wait for ever."""
+        pid_file = self.root / "run" / f"{self.agent}.pid"
+        eventually(lambda: holder(pid_file) is None, f"{self.agent} is killed", 60)
+        self.kill()
 
     def cpu_s(self) -> float:
         """Seconds of processor time it has used, start included: what a busy machine does not change much."""

@@ -49,7 +49,7 @@ class Device:
     def kill(self) -> None:
         assert self.manager is not None
         self.manager.kill()
-        self.manager.wait()
+        self.manager.wait(timeout=60)
         self.manager = None
 
     def image(self, content: str | bytes) -> str:

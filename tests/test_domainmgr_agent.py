@@ -218,7 +218,7 @@ def test_a_kill_at_a_system_call_of_the_start_leaves_one_domain_or_none(
     with injected(device, call, occurrence):
         device.want(but(config, Activate=True))
         wait_for(
-            lambda: manager.poll() is not None or device.status().State == SwState.RUNNING,
+            lambda: _ended(manager.pid) or device.status().State == SwState.RUNNING,
             "it is killed, or does not make the call so often",
         )
     device.kill()
@@ -346,8 +346,14 @@ def injected(device: Device, call: str, occurrence: int) -> Iterator[None]:
         wait_for(lambda: _traced(pid), "strace is attached")
         yield
     finally:
-        tracer.terminate()
+        # Not TERM: strace was seen to wait for ever for threads that its own SIGKILL had ended, and we with it.
+        tracer.kill()
         tracer.wait(timeout=20)
+
+
+def _ended(pid: int) -> bool:
+    """Also while it is still traced, when nobody but the tracer may reap it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
 
 
 def _traced(pid: int) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import random
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,8 +119,7 @@ def test_killed_at_any_rename_it_still_ends_verified(device: Device, path: str, 
     command = (strace, "-f", "-qq", "-o", os.devnull, "-P", point, "-e", "trace=rename", "-e", inject)
     victim = AgentProcess(device.root, "verifier", command)
     victim.start()
-    assert victim.process is not None
-    assert victim.process.wait(timeout=20) == -signal.SIGKILL
+    victim.wait_killed()
     device.agent.start()
     device.statuses.wait(NAME, State=4)
     assert device.verified.read_bytes() == CONTENT

@@ -8,7 +8,6 @@ import hashlib
 import json
 import mmap
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,8 +103,7 @@ def test_killed_before_the_copy_has_the_name_it_is_made_again(device: Device):
     with path.open("r+b") as writer:
         victim = AgentProcess(device.root, "verifier", command)
         victim.start()
-        assert victim.process is not None
-        assert victim.process.wait(timeout=60) == -signal.SIGKILL
+        victim.wait_killed()
         assert copy.exists()
         device.agent.start()
         device.statuses.wait(NAME, State=4, LastErr="", deadline_s=60)
