@@ -201,7 +201,10 @@ class NetLab:
         return f"http://{CONTROLLER_NAME}/{path.lstrip('/')}"
 
     def requests(self, path: str = "") -> list[str]:
-        """The client address of every request so far, or of those for this path."""
+        """The client address of every request so far, or of those for this path.
+
+        nginx writes its log after the answer: whoever has just been answered waits for the line.
+        """
         lines = [line.split() for line in self.access_log.read_text().splitlines()]
         return [client for client, method, asked, status in lines if not path or asked == path]
 

@@ -39,7 +39,7 @@ def test_an_uplink_gets_a_lease_a_route_and_the_controller_by_its_name(netlab: N
     url = netlab.serve("/hello", b"from the controller")
     answer = netlab.device.call(lambda: urllib.request.urlopen(url.replace(CONTROLLER_NAME, "203.0.113.1")).read())
     assert answer == b"from the controller"
-    assert netlab.requests("/hello") == ["192.168.10.77"]
+    eventually(lambda: netlab.requests("/hello") == ["192.168.10.77"], "nginx has written its log")
 
 
 def test_a_pulled_cable_is_seen_in_the_device(netlab: NetLab) -> None:

@@ -36,7 +36,7 @@ def test_a_guest_gets_its_lease_a_name_and_a_page_from_outside(router: Router) -
     address = router.address(1)
     assert f" {address}/24 " in guest.run("ip", "-4", "addr")
     assert fetch(guest, "http://203.0.113.1/hello") == "from outside"
-    assert router.lab.requests("/hello") == ["192.168.10.2"]  # the uplink's address
+    comes(lambda: router.lab.requests("/hello") == ["192.168.10.2"], "the uplink's address is in the log")
     assert address in guest.run("busybox", "nslookup", uuid(1), "10.1.0.1")
     comes(lambda: router.up(1)["UnderlayNetworkList"][0]["Assigned"], "the lease is told")
     assert router.instances.wait(LAN, ProgUplinkIntf="eth0", Error="")["BridgeIPAddr"] == "10.1.0.1"
