@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Callable
@@ -361,6 +362,19 @@ def test_after_a_power_cut_only_the_synced_prefix_counts(
     got = fetch(url, tmp_path / "a")
     assert got.resumed == 100_000
     assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_of_a_long_download_a_power_cut_takes_only_the_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(partfile, "SYNC_EVERY_BYTES", 1024 * 1024)
+    part = partfile.PartFile(tmp_path / "a")
+    part.open("source")
+    part.begin("source", partfile.Identity(1 << 30, "1"))
+    for _ in range(800):  # 200 MiB: the hash may lag behind, but not for ever
+        part.append(bytes(256 * 1024))
+        if json.loads(part.record_path.read_bytes())["synced"]:
+            break
+    part.close()
+    assert json.loads(part.record_path.read_bytes())["synced"] >= 1024 * 1024
 
 
 def test_a_resumed_file_with_the_wrong_digest_is_fetched_once_more_from_the_beginning(
