@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from pillar.bench.measure import RUNS, scratch
+from pillar.bench.measure import RUNS, in_own_network, scratch
 from pillar.demo.images import ImageServer
 from pillar.demo.kinds import Container
 from pillar.locations import Locations
@@ -29,15 +29,7 @@ PATIENCE_S = 60.0
 
 def container() -> dict[str, float]:
     """container_deploy_s: all agents up, from the config's arrival to RUNNING, with an image of about 1 MiB."""
-    done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-m", "pillar.bench.container"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=10 * PATIENCE_S,
-    )
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    return in_own_network("pillar.bench.container", 10 * PATIENCE_S)
 
 
 def measure() -> dict[str, float]:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pillar.bench.measure import RUNS, scratch
+from pillar.bench.measure import RUNS, in_own_network, scratch
 from pillar.locations import Locations
 from pillar.pubsub import encode
 from pillar.types.common import IpRange, UUIDandVersion
@@ -40,15 +40,7 @@ _PASS: Final = re.compile(r"a pass over the kernel's network: 0 steps, ([0-9.]+)
 
 def network() -> dict[str, float]:
     """net_apply_ms: one app with 2 vifs and 20 rules. net_100_s: a hundred such. net_noop_ms: a pass over those."""
-    done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-m", "pillar.bench.network"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=10 * PATIENCE_S,
-    )
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    return in_own_network("pillar.bench.network", 10 * PATIENCE_S)
 
 
 class _Router:

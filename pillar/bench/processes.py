@@ -58,6 +58,9 @@ def deploy() -> dict[str, float]:
             until(lambda: all(where.touch(entry.name).exists() for entry in AGENTS))
             seconds = statistics.median(_deployment(where) for _ in range(RUNS))
         finally:
+            # The last ECO would go on without the agents.
+            command = [sys.executable, "-m", "pillar", "undeploy", "--root", root, "--wait", "30"]
+            subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
             for process in processes:
                 process.terminate()
             for process in processes:
