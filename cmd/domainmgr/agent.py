@@ -22,7 +22,6 @@ from pillar.workers import Cancel, Outcome, Workers
 
 WORKERS = 8
 LOG_LOOK_S = 10.0  # how often the logs of running domains are measured
-GRACE_S = 10.0
 GLOBAL = "global"
 IMAGES, ADAPTERS = "images", "adapters"  # keys of the second queue: tables that depend on all domains
 
@@ -43,9 +42,9 @@ class DomainMgr(Agent):
         parser.add_argument(
             "--stop-grace",
             type=float,
-            default=GRACE_S,
             metavar="SECONDS",
-            help=f"time between asking a domain to end and ending it (default {GRACE_S:.0f})",
+            help="time between asking a domain to end and ending it, for all (default: 60 for virtual machines,"
+            " 10 for containers and programs)",
         )
 
     def start(self) -> None:

@@ -29,7 +29,7 @@ class Tools:
 
     hypervisors: Hypervisors
     where: Locations
-    grace_s: float
+    grace_s: float | None = None  # between asking a domain to end and ending it; None: as its backend says
 
 
 def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapters: tuple[IoBundle, ...] = ()) -> Done:
@@ -43,10 +43,10 @@ def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapte
         case Kind.BOOT:
             return boot(work, uuid, tools, stopped, adapters)
         case Kind.HALT:
-            stop(uuid, tools, tools.grace_s)
+            stop(uuid, tools)
             delete_copies(work.disks, preserved=False)
         case Kind.SWEEP:
-            stop(uuid, tools, 0)
+            end(uuid, tools)
         case Kind.REMOVE:
             remove(uuid, tools)
     return Done(work.kind)
@@ -81,7 +81,7 @@ def prepare(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) ->
 def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapters: tuple[IoBundle, ...]) -> Done:
     """Make the other copies from the image again and run the domain."""
     spec = DomainSpec(uuid, _config(work), work.disks, adapters)
-    stop(uuid, tools, 0)  # what an earlier run left behind may still write to the copies
+    end(uuid, tools)  # what an earlier run left behind may still write to the copies
     for disk in work.disks:
         if not disk.ReadOnly and not (disk.Preserve and Path(disk.ActiveFileLocation).exists()):
             make_copy(disk, stopped)
@@ -91,15 +91,21 @@ def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapt
     return Done(Kind.BOOT, domain_id=backend.start(spec))
 
 
-def stop(uuid: str, tools: Tools, grace_s: float) -> None:
-    """End the domain, whichever backend runs it."""
+def stop(uuid: str, tools: Tools) -> None:
+    """Ask the domain to end, whichever backend runs it, and end it when it does not."""
     for backend in tools.hypervisors.backends:
-        backend.stop(uuid, grace_s)
+        backend.stop(uuid, backend.grace_s if tools.grace_s is None else tools.grace_s)
+
+
+def end(uuid: str, tools: Tools) -> None:
+    """End all that there is of the domain without asking it."""
+    for backend in tools.hypervisors.backends:
+        backend.stop(uuid, 0)
 
 
 def remove(uuid: str, tools: Tools) -> None:
     """End the domain and delete all that was made for it."""
-    stop(uuid, tools, tools.grace_s)
+    stop(uuid, tools)
     for path in copies_of(uuid, tools.where):
         path.unlink(missing_ok=True)
     for backend in tools.hypervisors.backends:

@@ -80,6 +80,7 @@ class Hypervisor(Protocol):
     """
 
     name: str
+    grace_s: float  # how long `stop` should wait for a domain of this backend, when nobody says otherwise
 
     def refuses(self, domain: DomainSpec) -> str:
         """Why this backend cannot run the domain, "" when it can; `Missing` when something only has to be installed.

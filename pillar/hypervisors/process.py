@@ -40,6 +40,7 @@ class ProcessHypervisor:
     """Runs programs. See the module's docstring; the methods are those of `Hypervisor`."""
 
     name = "process"
+    grace_s = 10.0
 
     def __init__(self, where: Locations) -> None:
         self._domains = LaunchedDomains(where.persist / self.name)

@@ -57,6 +57,7 @@ class QemuHypervisor:
     """Runs virtual machines. See the module's docstring; the methods are those of `Hypervisor`."""
 
     name = "qemu"
+    grace_s = 60.0  # EVE's; an operating system that shuts down its services takes its time
 
     def __init__(self, where: Locations) -> None:
         self._where = where

@@ -79,6 +79,7 @@ class RuncHypervisor:
     """Runs containers. See the module's docstring; the methods are those of `Hypervisor`."""
 
     name = "runc"
+    grace_s = 10.0  # Docker's
 
     def __init__(self, where: Locations) -> None:
         self._where = where

@@ -40,6 +40,7 @@ from pillar.types.enums import VmMode
 LOOK_S = 10.0  # EVE: 9 to 30
 COMMAND_S = 60.0
 DESTROY_S = 60.0
+DRIVERS_ANSWER_S = 10.0  # EVE: a guest that may have no Xen drivers is asked by ACPI when it did not go by then
 _PAUSE_S = 0.5
 CAPABILITIES = Path("/proc/xen/capabilities")
 
@@ -48,6 +49,7 @@ class XenHypervisor:
     """Runs virtual machines under Xen. See the module's docstring; the methods are those of `Hypervisor`."""
 
     name = "xen"
+    grace_s = 60.0  # EVE's
 
     def __init__(self, where: Locations) -> None:
         self._data = where.persist / "xen"
@@ -122,7 +124,8 @@ class XenHypervisor:
         if grace_s > 0:
             with suppress(HypervisorError):
                 xl("shutdown", record["name"])
-            if not self._is_gone_within(uuid, grace_s) and record["hvm"]:
+            asked_s = min(grace_s, DRIVERS_ANSWER_S) if record["hvm"] else grace_s
+            if not self._is_gone_within(uuid, asked_s) and record["hvm"]:
                 with suppress(HypervisorError):
                     xl("shutdown", "-F", record["name"])  # by ACPI: the guest has no Xen drivers
                 self._is_gone_within(uuid, grace_s)
