@@ -1,6 +1,6 @@
 """What can go wrong in the library, one class per reaction of the caller.
 
-fix your code        BadKey, BadName, TopicMismatch, EncodeFailed, NotOpen
+fix your code        BadKey, BadName, TopicMismatch, EncodeFailed, NotOpen, InsideHandler
 try again later      PublishFailed (the disk refused; the previous record still stands)
 give up the table    TableHeld (another live process publishes it)
 report, go on        BadRecord (a record that cannot be read; the last good value stays)
@@ -36,6 +36,10 @@ class EncodeFailed(PubSubError, ValueError):
 
 class NotOpen(PubSubError, RuntimeError):
     """The publication, subscription or PubSub was closed before this call."""
+
+
+class InsideHandler(PubSubError, RuntimeError):
+    """A handler waited for changes. Handlers run one at a time, so it would have waited for itself for ever."""
 
 
 class PublishFailed(PubSubError):

@@ -28,7 +28,7 @@ import msgspec
 
 from pillar.pubsub.codec import decoder
 from pillar.pubsub.drivers import Driver, find
-from pillar.pubsub.errors import BadName, BadRecord, NotOpen
+from pillar.pubsub.errors import BadName, BadRecord, InsideHandler, NotOpen
 from pillar.pubsub.folder import Folder
 from pillar.pubsub.inotify import Inotify
 from pillar.pubsub.ledger import Ledger
@@ -101,6 +101,7 @@ class PubSub:
         # Whatever any of them looks at now was noted before, so each read is news enough for all of them.
         self.read_in_this_pass: dict[tuple[str, str], bytes | None] | None = None
         self._loop_wait: LoopWait | None = None
+        self._handling = False
         self._closed = False
 
     # Opening tables.
@@ -243,7 +244,11 @@ class PubSub:
         return max(0.0, due - time.monotonic())
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for something to happen, for at most `timeout` seconds, and handle all of it."""
+        """Wait for something to happen, for at most `timeout` seconds, and handle all of it.
+
+        Raises InsideHandler when a handler calls it, as `process`, `run` and a loop over a subscription do.
+        """
+        self._check_outside()
         limit = self.timeout()
         if timeout is not None:
             limit = min(limit, timeout)
@@ -257,8 +262,10 @@ class PubSub:
     def process(self, budget: float = 0.05) -> bool:
         """Handle what has happened, for about `budget` seconds; returns True when there is more.
 
-        Only one handler at a time is run, and none is cut short: a slow handler makes this longer.
+        Only one handler at a time is run, and none is cut short: a slow handler makes this longer. Raises
+        InsideHandler when a handler calls it.
         """
+        self._check_outside()
         self._handle(self._poll.poll(0), until=time.monotonic() + budget)
         return self._has_work()
 
@@ -344,8 +351,12 @@ class PubSub:
         while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
             several = len(busy) > 1 and len({subscription.table for subscription in busy}) < len(busy)
             self.read_in_this_pass = {} if several else None
-            for subscription in busy:
-                subscription.work(_SLICE)
+            self._handling = True
+            try:
+                for subscription in busy:
+                    subscription.work(_SLICE)
+            finally:
+                self._handling = False
             self.read_in_this_pass = None
             if time.monotonic() >= until:
                 break
@@ -354,6 +365,13 @@ class PubSub:
         for folder in self._folders:
             if folder.has_work:
                 folder.work()
+
+    def _check_outside(self) -> None:
+        if self._handling:
+            raise InsideHandler(
+                "a handler waits for changes (by wait, process, run or a loop over a subscription, as list() and set() "
+                "are): handlers run one at a time, so none would come; for what is known now use items() or keys()"
+            )
 
     def _followed(self) -> list[Subscription[Any] | Folder]:
         return [*self._subscriptions, *self._folders]

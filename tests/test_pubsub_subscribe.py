@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from support import running, wait_for
 
-from pillar.pubsub import Change, PubSub, Subscription
+from pillar.pubsub import Change, InsideHandler, PubSub, Subscription
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -443,3 +443,27 @@ def test_a_handler_may_close_its_own_subscription(hello: PubSub, root: Path) -> 
         pubsub.wait(0)
         pubsub.wait(0)
     assert told == ["a"]
+
+
+@pytest.mark.parametrize("waiting", ["wait", "process", "list", "set"])
+def test_a_handler_that_waits_for_changes_is_told_so_and_the_other_keys_go_on(
+    waiting: str, hello: PubSub, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: dict[str, Any] = {"wait": hello.wait, "process": hello.process}
+    created: list[str] = []
+
+    def create(key: str, _new: Greeting) -> None:
+        created.append(key)
+        if key == "a":
+            calls.get(waiting, lambda: {"list": list, "set": set}[waiting](subscription))()
+
+    subscription = hello.subscription("hello", Greeting, create=create)
+    publication = hello.publication(Greeting)
+    publication.publish("a", Greeting())
+    publication.publish("b", Greeting())
+    hello.wait(0)
+    assert sorted(created) == ["a", "b"]
+    assert [r.exc_info[0] for r in caplog.records if r.exc_info] == [InsideHandler]
+    publication.publish("c", Greeting())
+    hello.wait(0)
+    assert sorted(created) == ["a", "b", "c"]

@@ -34,6 +34,7 @@ class Curve(NamedTuple):
     axis: str
     places: Sequence[int]
     measured: list[Pair]
+    yscale: str = "linear"
 
 
 def draw(path: str, say: Callable[[str], object]) -> None:
@@ -51,8 +52,6 @@ def draw(path: str, say: Callable[[str], object]) -> None:
     figure, panels = pyplot.subplots(1, len(curves), figsize=(15, 4.8), layout="constrained")
     for panel, curve in zip(panels, curves, strict=True):
         _panel(panel, curve)
-    panels[-1].set_yscale("log")
-    panels[-1].set_ylim(None, None)
     load = f"load {busy:.1f} at the start"
     figure.suptitle(
         f"pillar.pubsub, ordinary table on tmpfs · {machine()} · {datetime.date.today():%Y-%m-%d} · {load}", fontsize=10
@@ -101,7 +100,7 @@ def against_size() -> Curve:
         with scratch() as place, PubSub(place, AGENT) as pubsub:
             bare = BareWriter(f"{place}/floor")
             measured.append(_turns(pubsub.publication(DownloaderStatus).publish, bare.publish, model))
-    return Curve("a publish, by the record's size", "bytes of JSON", SIZES, measured)
+    return Curve("a publish, by the record's size", "bytes of JSON", SIZES, measured, yscale="log")
 
 
 def machine() -> str:
@@ -127,8 +126,12 @@ def _panel(panel: Any, curve: Curve) -> None:
     panel.plot(
         curve.places, [pair.floor for pair in curve.measured], "s--", color="gray", label="floor: bare system calls"
     )
-    panel.set(title=curve.title, xlabel=curve.axis, ylabel="µs", xscale="log", ylim=(0, None))
+    panel.set(title=curve.title, xlabel=curve.axis, ylabel="µs", xscale="log", yscale=curve.yscale)
+    if curve.yscale == "linear":
+        panel.set_ylim(0, None)
+    panel.yaxis.set_major_formatter("{x:g}")
+    panel.yaxis.set_minor_formatter("{x:g}")
     panel.set_xticks(curve.places, [f"{place:,}" for place in curve.places], fontsize=8)
-    panel.minorticks_off()
+    panel.xaxis.minorticks_off()
     panel.grid(visible=True, alpha=0.3)
     panel.legend()
