@@ -49,5 +49,7 @@ def test_a_mutant_is_killed_by_a_test_and_the_copy_is_whole_again(tmp_path: Path
     before = path.read_text()
     fsync = next(m for m in find_mutants("pillar/durable.py", before) if m.text == "os.fsync")
     test = "test_durability.py::test_a_store_flushes_the_bytes_before_the_name_and_the_name_before_it_returns[identity]"
-    assert copy.try_out(fsync, [test], "") == test
+    killing, nothing = copy.try_out(fsync, [test], "")
+    assert killing is not None and killing.test == test and "assert" in killing.how
+    assert not nothing
     assert path.read_text() == before
