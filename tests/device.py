@@ -23,6 +23,7 @@ from pillar.controller.handed import hand_in
 from pillar.demo import device as demo
 from pillar.demo.eco import Image
 from pillar.demo.images import ImageServer
+from pillar.hypervisors import _cgroup
 from pillar.hypervisors.runc import RuncHypervisor
 from pillar.locations import Locations
 from pillar.pubsub import PubSub, Subscription
@@ -318,6 +319,8 @@ class Device:
         containers = RuncHypervisor(self.where)  # they do not know whose they are; it does
         for app in containers.adopt():
             containers.stop(app, 0)
+        for group in _cgroup.names(_cgroup.prefix(self.where.root, "qemu")):
+            _cgroup.remove(group)
 
 
 def _kill(pids: list[int]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from domainmgr_device import Device
 
+from pillar.hypervisors import _cgroup
+
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
@@ -19,3 +21,5 @@ def device(tmp_path: Path) -> Iterator[Device]:
         device.kill()
     for pid in device.domains():
         os.kill(pid, signal.SIGKILL)
+    for group in _cgroup.names(_cgroup.prefix(tmp_path, "qemu")):
+        _cgroup.remove(group)

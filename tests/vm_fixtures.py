@@ -1,12 +1,15 @@
-"""The guest of vm_images as a fixture: `pytest_plugins = ("vm_fixtures",)`."""
+"""The guest of vm_images and the machine of vm_machine as fixtures: `pytest_plugins = ("vm_fixtures",)`."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from servers import needs
 from vm_images import Guest
+from vm_machine import Machine
 
 from pillar.demo import guest as demo_guest
 
@@ -26,3 +29,10 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
     path = tmp_path_factory.mktemp("guest") / "initrd"
     path.write_bytes(ramdisk)
     return Guest(kernel.vmlinuz, path)
+
+
+@pytest.fixture
+def machine(root: Path) -> Iterator[Machine]:
+    machine = Machine(root)
+    yield machine
+    machine.end()

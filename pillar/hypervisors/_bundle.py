@@ -23,7 +23,8 @@ from typing import Any
 
 from pillar.durable import replace_file
 from pillar.hypervisors import CannotRun, DomainSpec, _address, _cgroup, _environment, _ocisource, _spec, _unpack, _user
-from pillar.hypervisors._spec import Bind, Limits
+from pillar.hypervisors._cgroup import Limits
+from pillar.hypervisors._spec import Bind
 from pillar.locations import Locations
 from pillar.types.domainmgr import DiskStatus
 

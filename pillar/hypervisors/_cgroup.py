@@ -1,25 +1,100 @@
-"""The control group of one container, with cgroup v1 (a directory in each hierarchy), v2 or both at once.
+"""The control group of one domain, with cgroup v1 (a directory in each hierarchy), v2 or both at once.
 
-A container's group stands at the top of each hierarchy, so there is no parent that somebody would have to remove.
-Membership is the surest answer to "whose process is this": nothing enters our groups but what runc puts there, and
-no process of a container can leave. Nothing here needs a controller to be there.
+A domain's group stands at the top of each hierarchy, so there is no parent that somebody would have to remove.
+Membership is the surest answer to "whose process is this": nothing enters our groups but what runc or the launcher
+puts there, and no process of a domain can leave. Nothing here needs a controller to be there. runc makes the groups of
+containers; `make` is for the others.
 """
 
+import errno
 import hashlib
 import os
 import select
 import signal
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 KILL_WAIT_S = 10.0  # a killed process that is still there after that hangs in the kernel
+CPU_PERIOD_US = 100_000
 _POLL_S = 0.01
+_NEEDS_SWAP_ACCOUNTING = ("memory.memsw.limit_in_bytes", "memory.swap.max")  # files that not every kernel has
 
 
-def prefix(root: Path) -> str:
-    """How the names of all groups of the device with this root begin; another root has another."""
-    return f"pillar-{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}-"
+@dataclass(frozen=True)
+class Limits:
+    """What a domain may use; 0 or "" leaves it open."""
+
+    memory_bytes: int = 0
+    swap_too: bool = False  # the kernel can count memory and swap together
+    cpus: int = 0
+    cpu_list: str = ""  # which ones, as cpuset wants them: 0-2,4
+    processes: int = 0  # and threads
+
+
+def prefix(root: Path, kind: str = "") -> str:
+    """How the names of all groups of one kind of the device with this root begin; another root has another."""
+    return f"pillar-{kind}{'-' if kind else ''}{hashlib.sha256(os.fsencode(root)).hexdigest()[:12]}-"
+
+
+def settings(version: int, limits: Limits) -> dict[str, dict[str, str]]:
+    """The files of a group and what to write into them: controller -> file -> text. Swap is not to be used."""
+    memory, quota = str(limits.memory_bytes), CPU_PERIOD_US * limits.cpus
+    if version == 1:
+        found = {
+            "memory": {"memory.limit_in_bytes": memory, "memory.memsw.limit_in_bytes": memory},
+            "cpu": {"cpu.cfs_period_us": str(CPU_PERIOD_US), "cpu.cfs_quota_us": str(quota)},
+            "pids": {"pids.max": str(limits.processes)},
+        }
+    else:
+        found = {
+            "memory": {"memory.max": memory, "memory.swap.max": "0"},
+            "cpu": {"cpu.max": f"{quota} {CPU_PERIOD_US}"},
+            "pids": {"pids.max": str(limits.processes)},
+        }
+    asked = {"memory": limits.memory_bytes, "cpu": limits.cpus, "pids": limits.processes}
+    return {controller: files for controller, files in found.items() if asked[controller]}
+
+
+def make(name: str, limits: Limits) -> list[Path]:
+    """Make a group with these limits in each hierarchy that has a controller for one; returns its directories.
+
+    Where nobody lets us make groups there are none. `cpu_list` is not looked at. Raises OSError when the kernel
+    does not take a limit; what was made then stays for `remove`.
+    """
+    made = []
+    for place, controllers_v1 in _hierarchies():
+        version = 2 if (place / "cgroup.controllers").exists() else 1
+        wanted = settings(version, limits)
+        there = _enabled(place, set(wanted)) if version == 2 else controllers_v1
+        if not there & wanted.keys():
+            continue
+        directory = place / name
+        try:
+            directory.mkdir(exist_ok=True)
+        except PermissionError:
+            continue
+        except OSError as error:
+            if error.errno == errno.EROFS:
+                continue
+            raise
+        for controller in sorted(there & wanted.keys()):
+            for file, text in wanted[controller].items():
+                if file not in _NEEDS_SWAP_ACCOUNTING or (directory / file).exists():
+                    (directory / file).write_text(text)
+        made.append(directory)
+    return made
+
+
+def _enabled(place: Path, wanted: set[str]) -> set[str]:
+    """Which of these controllers the groups below this mount of v2 have; those that are off are switched on."""
+    control = place / "cgroup.subtree_control"
+    there = wanted & set((place / "cgroup.controllers").read_text().split())
+    for controller in there - set(control.read_text().split()):
+        with suppress(OSError):  # not ours to switch, or processes are in the way: what is on then counts
+            control.write_text(f"+{controller}")
+    return there & set(control.read_text().split())
 
 
 def mounts() -> list[Path]:

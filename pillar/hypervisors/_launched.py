@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class Program:
     output: Path  # appended to
     cpus: str = ""  # those it may use, with commas between; "" for all
     descriptors: Collection[int] = ()  # inherited besides
+    groups: Collection[Path] = ()  # directories of control groups, entered before the program begins
 
 
 class LaunchedDomains:
@@ -88,9 +89,11 @@ class LaunchedDomains:
         """Run a claimed domain; its pid once the program executes. Raises CannotRun or HypervisorError."""
         image = program.command[0]
         report, report_fd = os.pipe2(os.O_CLOEXEC)
-        with open(report, "rb") as answer:
+        with open(report, "rb") as answer, ExitStack() as opened:
             try:
-                launcher = [sys.executable, "-I", "-S", LAUNCHER, str(lock_fd), str(report_fd), program.cpus]
+                groups = [opened.enter_context((path / "cgroup.procs").open("wb")).fileno() for path in program.groups]
+                numbers = str(lock_fd), str(report_fd), program.cpus, ",".join(map(str, groups))
+                launcher = [sys.executable, "-I", "-S", LAUNCHER, *numbers]
                 with open(open_for_appending(program.output), "ab") as output:
                     child = subprocess.Popen(
                         [*launcher, *program.command],
@@ -99,7 +102,7 @@ class LaunchedDomains:
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=output,
-                        pass_fds=(lock_fd, report_fd, *program.descriptors),
+                        pass_fds=(lock_fd, report_fd, *groups, *program.descriptors),
                         start_new_session=True,  # a signal to domainmgr's group or terminal is not for the domain
                     )
             finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pillar.hypervisors import CannotRun, DomainSpec
+from pillar.hypervisors._cgroup import Limits
 from pillar.hypervisors._environment import PATH, arguments, variables
 from pillar.hypervisors._user import User
 
@@ -47,17 +48,6 @@ class Bind:
     source: Path
     target: str
     read_only: bool = True
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the container may use; 0 or "" leaves it open."""
-
-    memory_bytes: int = 0
-    swap_too: bool = False  # the kernel can count memory and swap together
-    cpus: int = 0
-    cpu_list: str = ""  # which ones, as cpuset wants them: 0-2,4
-    processes: int = 0
 
 
 def command(image: Mapping[str, Any], domain: DomainSpec) -> list[str]:

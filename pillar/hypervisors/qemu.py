@@ -8,10 +8,13 @@
         seed.iso                        user data for cloud-init: _seed
         vnc-password                    mode 0600
     <root>/persist/qemu/kvm.json        whether KVM truly works here: _kvm
+    control group pillar-qemu-<root>-<uuid>     around QEMU, at the top of each hierarchy that limits something
     <root>/persist/log/<uuid>.log       the serial console
 
-The machine: _machine. Disk images are looked at before every start (_diskimage); read-write ones are private copies
-that domainmgr made. Each vif is a tap (_vifs), made by `prepare`, gone after `stop`.
+The machine: _machine. QEMU may use the guest's memory and a stated overhead, as many processors as the guest has,
+MAX_THREADS threads: as far as the kernel has controllers and lets us use them. Disk images are looked at before every
+start (_diskimage); read-write ones are private copies that domainmgr made. Each vif is a tap (_vifs), made by
+`prepare`, gone after `stop`.
 
 A guest that switches itself off or whose kernel panics (with its pvpanic driver loaded) ends the domain, and the exit
 says which; a guest that reboots stays in its machine and the domain goes on. `stop` presses the power button, waits,
@@ -34,6 +37,7 @@ from pillar.hypervisors import (
     HypervisorError,
     Missing,
     Phase,
+    _cgroup,
     _diskimage,
     _environment,
     _image,
@@ -47,10 +51,12 @@ from pillar.hypervisors import (
 from pillar.hypervisors._environment import LOCK_VARIABLE
 from pillar.hypervisors._launched import UNKNOWN_EXIT, LaunchedDomains, Program
 from pillar.locations import Locations
+from pillar.types.domainmgr import DomainConfig
 
 STARTS_WITHIN_S = 60.0  # from exec to an answer on the control socket; 0.05 s when the machine is not busy
 QUIT_S = 10.0  # for writing out its disks
 ASK_S = 10.0
+MAX_THREADS = 1024  # one for each processor, up to 64 for each disk, a few of its own
 
 
 class QemuHypervisor:
@@ -62,6 +68,7 @@ class QemuHypervisor:
     def __init__(self, where: Locations) -> None:
         self._where = where
         self._domains = LaunchedDomains(where.persist / self.name)
+        self._prefix = _cgroup.prefix(where.root, self.name)
 
     def refuses(self, domain: DomainSpec) -> str:
         if domain.config.IsContainer or any(disk.Format == "container" for disk in domain.disks):
@@ -109,6 +116,8 @@ class QemuHypervisor:
                 (home / name).unlink(missing_ok=True)
             places = self._places(domain.uuid)
             places.log.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_group(domain.uuid)
+            groups = _cgroup.make(self._group(domain.uuid), _limits(domain.config, kvm))
             events = _qmp.open_events(home)
             try:
                 pid = self._domains.spawn(
@@ -124,6 +133,7 @@ class QemuHypervisor:
                         output=home / "qemu.log",
                         cpus=",".join(map(str, _processors(domain))),
                         descriptors=(events,),
+                        groups=groups,
                     ),
                 )
             finally:
@@ -139,6 +149,8 @@ class QemuHypervisor:
             told = _qmp.ending(self._domains.home(uuid))
             if told:
                 return replace(info, exit=told)
+            if _cgroup.oom_kills(self._group(uuid)):
+                return replace(info, exit="out of memory: the kernel ended QEMU at its memory limit")
             if info.exit == UNKNOWN_EXIT:
                 return replace(info, exit="QEMU ended without a word: it was killed, or it crashed")
         return info
@@ -150,6 +162,7 @@ class QemuHypervisor:
         if self._listens_to_the_button(uuid, grace_s):
             self._quit(uuid)
         self._domains.end_all(uuid, 0)
+        self._remove_group(uuid)
         if self._domains.home(uuid).exists():
             _vifs.remove(_vifs.Owner(self._where.root, uuid))
 
@@ -158,12 +171,26 @@ class QemuHypervisor:
         return socket if socket.exists() and self.status(uuid).phase is Phase.RUNNING else None
 
     def adopt(self) -> set[str]:
-        return self._domains.adopt()
+        return self._domains.adopt() | {name.removeprefix(self._prefix) for name in _cgroup.names(self._prefix)}
 
     def cleanup(self, uuid: str) -> None:
-        if self._domains.status(uuid).phase is Phase.GONE and self._domains.home(uuid).exists():
-            _vifs.remove(_vifs.Owner(self._where.root, uuid))  # first: the directory says that there may be some
+        if self._domains.status(uuid).phase is Phase.GONE:
+            self._remove_group(uuid)
+            if self._domains.home(uuid).exists():
+                _vifs.remove(_vifs.Owner(self._where.root, uuid))  # first: the directory says that there may be some
         self._domains.cleanup(uuid)
+
+    def _group(self, uuid: str) -> str:
+        return self._prefix + uuid
+
+    def _remove_group(self, uuid: str) -> None:
+        """Of a domain that does not run. Raises HypervisorError when something stays in it."""
+        group = self._group(uuid)
+        if not _cgroup.directories(group):
+            return
+        left = _cgroup.kill(group) or _cgroup.remove(group)
+        if left:
+            raise HypervisorError(f"the control group {group} does not get empty: {', '.join(map(str, left))} stays")
 
     def _places(self, uuid: str) -> _machine.Places:
         home = self._domains.home(uuid)
@@ -244,6 +271,15 @@ class QemuHypervisor:
             return  # it is killed next
         finally:
             os.close(process)
+
+
+def _limits(config: DomainConfig, kvm: bool) -> _cgroup.Limits:
+    """What QEMU may use. As many processors as there are is no limit."""
+    return _cgroup.Limits(
+        memory_bytes=config.Memory * 1024 + _machine.overhead_bytes(config, kvm),
+        cpus=config.VCpus if 0 < config.VCpus < (os.cpu_count() or 1) else 0,
+        processes=MAX_THREADS,
+    )
 
 
 def _cannot_boot(domain: DomainSpec) -> str:
