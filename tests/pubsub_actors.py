@@ -61,7 +61,7 @@ def publisher(root: str) -> None:
                 publication.signal_restarted()
                 return publication.restarted
             case ["items"]:
-                return {key: item.seq for key, item in publication.items().items()}
+                return {key: item.seq for key, item in publication.items().items()}, publication.restarted
         raise ValueError(command)
 
     os.write(1, b'"ready"\n')
