@@ -14,9 +14,11 @@ import pytest
 from pillar.crashpoints import Call, Fault, Point
 from pillar.crashtest.cases import Case, errors, mixed, pairs, spread, steady
 from pillar.crashtest.journal import Journal
+from pillar.crashtest.keys import Keys, made_twice
 from pillar.crashtest.observer import legal
 from pillar.crashtest.runner import Result
 from pillar.crashtest.tree import differences, snapshot
+from pillar.types.eid import EIDStatus
 from pillar.types.enums import SwState
 
 POINT = Point("zedmanager", "rename", "/run/x.json", 2)
@@ -90,6 +92,41 @@ def test_statuses_only_move_along_legal_steps() -> None:
     assert not legal("DomainStatus", SwState.RUNNING, SwState.BOOTING)
     assert not legal("VerifyImageStatus", SwState.DELIVERED, SwState.DOWNLOADED)
     assert not legal("DownloaderStatus", SwState.DOWNLOADED, SwState.INITIAL)
+
+
+def test_an_app_has_one_eid_until_it_is_purged() -> None:
+    def eid(text: str) -> EIDStatus:
+        return EIDStatus(Allocate=True, EID=text)
+
+    keys = Keys()
+    keys.begin([("good:7", eid("fd::1"))])
+    keys.look("good:7", eid(""))  # a status that is about to be made tells nothing
+    keys.look("good:0", EIDStatus(EID="fd::9"))  # neither does one that was supplied
+    keys.look("good:0", EIDStatus(EID="fd::8"))
+    keys.look("good:7", eid("fd::1"))
+    assert keys.wrong == [] and keys.count() == 1
+    keys.purge()
+    keys.look("good:7", eid("fd::2"))
+    assert keys.wrong == [] and keys.count() == 2
+    keys.look("good:7", eid("fd::3"))
+    keys.look("good:7", eid("fd::1"))
+    assert keys.wrong == [
+        "keys: good:7 got another EID, fd::3 after fd::2",
+        "keys: good:7 got its EID fd::1 back, after fd::3",
+    ]
+    assert Result(Case("flow", (Fault(POINT),)), keys.wrong, 1, 1.0).kind == "duplicated"
+
+
+def test_a_key_that_is_made_again_while_it_is_there_is_seen() -> None:
+    path = "/persist/identitymanager/<good>:7.json"
+
+    def trace(*made: str) -> list[Call]:
+        """Calls as `rename+`: the last character is how it ended."""
+        return [Call(1, n, 7, "identitymanager", text[:-1], path, "", text[-1], b"") for n, text in enumerate(made)]
+
+    assert made_twice(trace("unlink-", "rename+", "unlink+", "rename+")) == []
+    assert made_twice(trace("renameK", "renameE", "rename+")) == []
+    assert made_twice(trace("rename+", "unlink-", "rename+")) == [f"keys: {path} was made twice"]
 
 
 def test_a_tree_is_compared_without_times_pids_and_what_other_runs_left(root: Path) -> None:

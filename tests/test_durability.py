@@ -34,6 +34,17 @@ from pillar.cmd.identitymanager.identity import generate
 from pillar.cmd.identitymanager.store import save
 save(root, "app:1", generate(1, b"\\xfd"))
 """,
+    "found identity, its writer killed before the last flush": """
+import msgspec
+from pillar.cmd.identitymanager.identity import generate
+from pillar.cmd.identitymanager.store import load
+with (root / "app:1.tmp").open("wb") as file:
+    file.write(msgspec.json.encode(generate(1, b"\\xfd")))
+    file.flush()
+    os.fsync(file.fileno())
+(root / "app:1.tmp").rename(root / "app:1.json")
+assert load(root, "app:1")
+""",
     "removed identity": """
 from pillar.cmd.identitymanager.identity import generate
 from pillar.cmd.identitymanager.store import remove, save

@@ -269,6 +269,30 @@ def test_an_overlays_error_comes_after_those_of_underlays(nic: dict[str, Any], t
     assert record.Errors == (f"{LABEL}: bad AppIPAddr:x\n", f"parseOverlayNetworkConfigEntry: {text}")
 
 
+def allocating(**lisp: Any) -> dict[str, Any]:
+    """A mesh whose EIDs the device makes."""
+    return {**MESH, "cfg": {"type": "ZNetOConfigLisp", "lispConfig": {"LispInstanceId": 5, "allocate": True, **lisp}}}
+
+
+def test_an_interface_without_an_eid_gets_one_made_where_the_mesh_says_so() -> None:
+    prefix = base64.b64encode(bytes([0xFD, 0x10]) + bytes(14)).decode()
+    nics = [{"networkId": NET, "lispsignature": "sig"}, {"networkId": NET, "cryptoEid": "fd00::5"}]
+    mesh = allocating(allocationprefix=prefix, allocationprefixlen=16, exportprivate=True)
+    made, given = parse_app(app(interfaces=nics), mesh).OverlayNetworkList or ()
+    assert (made.Allocate, made.IID, made.ExportPrivate, made.EID, made.AppIPAddr) == (True, 5, True, "", "")
+    assert (made.AllocationPrefix, made.AllocationPrefixLen, made.LispSignature) == (b"\xfd\x10", 16, "")
+    assert (given.Allocate, given.IID, given.EID) == (False, 0, "fd00::5")
+    (default,) = parse_app(app(interfaces=nics[:1]), allocating()).OverlayNetworkList or ()
+    assert (default.Allocate, default.AllocationPrefix, default.AllocationPrefixLen) == (True, None, 0)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_prefix_that_is_no_whole_bytes_of_the_meshs_is_an_error_of_the_app(bits: int) -> None:
+    mesh = allocating(allocationprefix=base64.b64encode(b"\xfd").decode(), allocationprefixlen=bits)
+    (error,) = parse_app(app(interfaces=[{"networkId": NET}]), mesh).Errors or ()
+    assert f"allocationprefixlen is {bits}, expected whole bytes of its allocationprefix, which has 8 bits" in error
+
+
 # ---- network instances
 
 

@@ -17,10 +17,12 @@ class BadStore(Exception):
 
 
 def load(directory: Path, key: str) -> Identity | None:
-    """The stored identity, None when there is none. Raises BadStore or OSError."""
+    """The stored identity, durable now; None when there is none. Raises BadStore or OSError."""
     path = _path(directory, key)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Identity)
+        found = msgspec.json.decode(path.read_bytes(), type=Identity)
+        sync_directory(directory)  # who put it there may have died before its name was on the disk
+        return found
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

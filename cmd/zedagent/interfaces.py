@@ -33,7 +33,7 @@ def parse_interfaces(
     for nic in app.interfaces:
         instance = instances.get(nic.networkId)
         if instance is not None and instance.instType == wire.ZnetInstMesh:
-            overlays.append(_parse_overlay(nic))
+            overlays.append(_parse_overlay(nic, instance.cfg.lispConfig))
         else:  # an unknown instance too: EVE lists such an interface on both sides, so its error appears twice
             underlays.append(_parse_underlay(nic, app, instance, refused.get(nic.networkId, "")))
     errors = [underlay.Error for underlay in underlays if underlay.Error]
@@ -87,16 +87,16 @@ def _read_underlay(
     read["ACLs"] = _parse_acls(nic.acls)
 
 
-def _parse_overlay(nic: wire.NetworkAdapter) -> EIDOverlayConfig:
+def _parse_overlay(nic: wire.NetworkAdapter, mesh: wire.NetworkInstanceLispConfig) -> EIDOverlayConfig:
     read: dict[str, Any] = {"Name": nic.name}
     try:
-        _read_overlay(nic, read)
+        _read_overlay(nic, mesh, read)
     except _Wrong as wrong:
         read["Error"] = f"parseOverlayNetworkConfigEntry: {wrong}"
     return EIDOverlayConfig(**read)
 
 
-def _read_overlay(nic: wire.NetworkAdapter, read: dict[str, Any]) -> None:
+def _read_overlay(nic: wire.NetworkAdapter, mesh: wire.NetworkInstanceLispConfig, read: dict[str, Any]) -> None:
     try:
         read["Network"] = read_uuid(nic.networkId)
     except Malformed as why:
@@ -114,9 +114,29 @@ def _read_overlay(nic: wire.NetworkAdapter, read: dict[str, Any]) -> None:
         read["EID"] = _overlay_ip("Addr", nic.addr)
     read.setdefault("AppIPAddr", read.get("EID", ""))
     read["ACLs"] = _parse_acls(nic.acls)
+    if mesh.allocate and "EID" not in read:
+        read |= _allocation(mesh)
+        return  # what belongs to an EID is made with it
     read["LispSignature"] = nic.lispsignature
     read["PemCert"] = nic.pemcert or None
     read["PemPrivateKey"] = nic.pemprivatekey or None
+
+
+def _allocation(mesh: wire.NetworkInstanceLispConfig) -> dict[str, Any]:
+    """How the device is to make the EID of an interface that was given none. Its signature names the mesh's IID."""
+    bits = mesh.allocationprefixlen
+    if bits % 8 or bits > 8 * len(mesh.allocationprefix):
+        raise _Wrong(
+            f"the mesh's allocationprefixlen is {bits}, expected whole bytes of its allocationprefix, "
+            f"which has {8 * len(mesh.allocationprefix)} bits\n"
+        )
+    return {
+        "IID": mesh.LispInstanceId,
+        "Allocate": True,
+        "ExportPrivate": mesh.exportprivate,
+        "AllocationPrefix": mesh.allocationprefix[: bits // 8] or None,
+        "AllocationPrefixLen": bits,
+    }
 
 
 def _overlay_ip(what: str, text: str) -> str:

@@ -27,6 +27,7 @@ BAD: Final = "00000000-0000-4000-8000-0000000000a2"  # never does
 STORE: Final = "00000000-0000-4000-8000-0000000000d1"
 LOCAL: Final = "00000000-0000-4000-8000-0000000000e1"
 MESH: Final = "00000000-0000-4000-8000-0000000000e2"
+MESH_IID: Final = 7
 LABELS: Final = {GOOD: "<good>", BAD: "<bad>", STORE: "<store>", LOCAL: "<local>", MESH: "<mesh>", DEVICE: "<device>"}
 
 # The smallest ECO: it says in its log that it was started, then it is only there.
@@ -94,7 +95,8 @@ class Story:
         if apps:
             good = self._app(GOOD, "good", self._good)
             good |= {"activate": active, "restart": {"counter": restart}, "purge": {"counter": purge}}
-            good["interfaces"].append({"name": "over", "networkId": MESH} | self._identity)
+            good["interfaces"].append({"name": "given", "networkId": MESH} | self._identity)
+            good["interfaces"].append({"name": "made", "networkId": MESH})  # with an EID that the device makes
             wanted = [good, *([self._app(BAD, "bad", self._wrong)] if bad else [])]
         return {
             "id": {"uuid": DEVICE, "version": "1"},
@@ -146,7 +148,7 @@ _MESH_NETWORK = {
     "activate": True,
     "ipType": "CryptoIPV6",
     "ip": {},
-    "cfg": {"lispConfig": {"LispInstanceId": 7}},
+    "cfg": {"lispConfig": {"LispInstanceId": MESH_IID, "allocate": True}},
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pillar.crashtest.config import GOOD
+from pillar.crashtest.keys import Keys
 from pillar.pubsub import PubSub, Subscription
 from pillar.supervisor.record import SupervisorStatus
 from pillar.types.baseos import CertObjStatus
@@ -47,6 +48,7 @@ class Observer:
         self._pubsub = PubSub(root)
         self.wrong: list[str] = []  # steps that no status may take, errors of an app that has none
         self.pids: set[int] = set()  # of domains
+        self.keys = Keys()
         self.patient = False  # errors are to be expected: the machine is made to fail
         self.apps: Subscription[AppInstanceStatus] = self._follow("zedmanager", AppInstanceStatus)
         self.domains: Subscription[DomainStatus] = self._follow("domainmgr", DomainStatus)
@@ -55,7 +57,12 @@ class Observer:
         self.certificates = self._pubsub.subscription("baseosmgr", CertObjStatus)
         self.certificate_files = self._pubsub.subscription("downloader", DownloaderStatus, scope="cert.obj")
         self.networks = self._pubsub.subscription("zedrouter", AppNetworkStatus)
-        self.identities = self._pubsub.subscription("identitymanager", EIDStatus)
+        self.identities = self._pubsub.subscription(
+            "identitymanager",
+            EIDStatus,
+            create=lambda key, new: self.keys.look(key, new),
+            modify=lambda key, new, old: self.keys.look(key, new),
+        )
         self.space = self._pubsub.subscription("downloader", GlobalDownloadStatus)
         self.supervised = self._pubsub.subscription("pillar", SupervisorStatus)
 
@@ -67,6 +74,7 @@ class Observer:
         self.look()
         self.wrong = []
         self.pids = set()
+        self.keys.begin(self.identities.items().items())
         self.patient = patient
 
     def look(self, seconds: float = 0.0) -> None:

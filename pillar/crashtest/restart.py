@@ -7,6 +7,7 @@ import time
 from pillar.crashpoints import Fault, Point, points
 from pillar.crashtest import story
 from pillar.crashtest.config import Story as Config
+from pillar.crashtest.keys import made_twice
 from pillar.crashtest.tree import differences
 from pillar.crashtest.world import Stuck, World
 
@@ -58,7 +59,8 @@ class Restarts:
         while meddler.holds:
             world.look()
         tree = story.rest(world, self.config, self.expected, stays_s=STAYS_S)
-        problems += [*world.observer.wrong, *meddler.problems, *differences(self.expected, tree)]
+        problems += [*world.observer.wrong, *world.observer.keys.wrong, *made_twice(world.control.calls())]
+        problems += [*meddler.problems, *differences(self.expected, tree)]
         if world.starts() != starts or pids != {k: d.DomainId for k, d in world.observer.domains.items().items()}:
             problems.append(f"the app was started {world.starts() - starts} times more, its processes were {pids}")
         problems += [f"{name} was fetched {count} times more" for name, count in world.server.fetched.items()]

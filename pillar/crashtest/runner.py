@@ -41,7 +41,7 @@ class Result(NamedTuple):
         for kind, words in (
             ("stuck", ("stuck", "not all agents run")),
             ("lost", ("is missing",)),
-            ("duplicated", ("was started", "was fetched", "domains live on")),
+            ("duplicated", ("was started", "was fetched", "domains live on", "keys: ")),
             ("left over", ("left over",)),
             ("died", (" died ", "Traceback")),
         ):

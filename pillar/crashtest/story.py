@@ -10,11 +10,13 @@ from typing import NamedTuple
 from pillar.crashpoints import Call, Fault, Point, fails, fails_for_good, points
 from pillar.crashtest.config import BAD, GOOD
 from pillar.crashtest.config import Story as Config
+from pillar.crashtest.keys import made_twice
 from pillar.crashtest.tree import Tree, differences
 from pillar.crashtest.world import Stuck, World
 from pillar.types.enums import Inprogress, SwState
 
 STARTS = 4  # of the good app: deployed, restarted, purged, activated again
+EIDS = 2  # that the device makes for it: deployed, purged
 SETTLE_S = 30.0
 LOOK_EVERY_S = 0.1  # at the whole tree
 MAY_END = 8  # times that an agent may end because the machine refuses; more is a crash loop
@@ -50,7 +52,7 @@ def run(world: World, faults: tuple[Fault, ...] = (), expected: Tree | None = No
         world.look()
     tree = rest(world, config, expected) if not problems else world.snapshot(config)
     happened = faults[: world.control.fired()]
-    problems += [*observer.wrong, *meddler.problems]
+    problems += [*observer.wrong, *observer.keys.wrong, *meddler.problems]
     if expected is not None and not problems:
         problems += differences(expected, tree)
     problems += _wrong_counts(world, config, starts, restarts, happened)
@@ -83,7 +85,14 @@ class _Watch:
             and (app.State, app.Activated, app.Error) == (SwState.RUNNING, True, "")
             and (app.RestartInprogress, app.PurgeInprogress) == (Inprogress.NONE, Inprogress.NONE)
             and domain.DomainId not in (0, self.pid)
+            and self._has_its_eids()
         )
+
+    def _has_its_eids(self) -> bool:
+        """What identitymanager made has come as far as the network."""
+        network = self.observer.networks.get(GOOD)
+        used = [overlay.EID for overlay in network.OverlayNetworkList or ()] if network is not None else []
+        return sorted(used) == sorted(status.EID for status in self.observer.identities.items().values())
 
     def refused(self) -> bool:
         """The bad app says what is wrong with it."""
@@ -127,6 +136,7 @@ def flow(world: World, config: Config) -> None:
     world.deploy(config.config(restart=1))
     world.wait(watch.runs_anew, "the app to be restarted")
     watch.remember()
+    world.observer.keys.purge()
     world.deploy(config.config(restart=1, purge=1))
     world.wait(watch.runs_anew, "the app to be purged")
     watch.remember()
@@ -197,6 +207,9 @@ def _wrong_counts(
             problems.append(f"{name} was fetched {count} times")
     if set(world.server.fetched) != {config.image.name, config.signer.name}:
         problems.append(f"fetched were {sorted(world.server.fetched)}")
+    if (made := world.observer.keys.count()) != EIDS:
+        problems.append(f"keys: {made} EIDs were made, not {EIDS}")
+    problems += made_twice(world.control.calls())
     if problem := world.space_problem():
         problems.append(problem)
     for agent, count in world.observer.restarts().items():
