@@ -33,6 +33,7 @@ from pillar.cmd.zedmanager.changes import purge_reasons, restart_reasons
 from pillar.cmd.zedmanager.decide import decide
 from pillar.cmd.zedmanager.facts import DiskSpace, Facts, Published, VerifiedImage
 from pillar.cmd.zedmanager.phase import Phase, phase
+from pillar.cmd.zedmanager.references import downloader_config
 from pillar.cmd.zedmanager.refetch import MAX_ATTEMPTS, RetryState
 from pillar.types.common import IoAdapter, UUIDandVersion, VmConfig
 from pillar.types.domainmgr import DomainConfig, DomainStatus
@@ -41,7 +42,7 @@ from pillar.types.eid import EIDStatus
 from pillar.types.eid_error import EIDError
 from pillar.types.enums import Inprogress, SwState
 from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
-from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus
+from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus, StorageStatus
 from pillar.types.zedrouter import ACE, AppNetworkConfig, AppNetworkStatus, UnderlayNetworkConfig, VifInfo
 
 NAME = f"disk.img.{SHA1}"
@@ -892,6 +893,19 @@ def test_apps_that_share_an_image_share_its_fetch_and_leave_one_by_one(seed):
     assert world.status(B).State == SwState.RUNNING
     del world.tables["config"][B]
     assert world.settle().summary() == {}
+
+
+def test_a_download_keeps_its_source_when_the_app_that_asked_first_leaves():
+    one, two = (
+        StorageStatus(Name="disk.img", ImageSha256=SHA1, ImageID=image, DatastoreID=A, Size=9, HasDownloaderRef=True)
+        for image in (A, B)
+    )
+    alone = downloader_config(NAME, [one], None, None, allow_non_free=True)
+    both = downloader_config(NAME, [one, two], alone, None, allow_non_free=True)
+    assert (alone, both) == (replace(both, RefCount=1), replace(alone, RefCount=2))
+    assert downloader_config(NAME, [two], both, None, allow_non_free=True) == alone
+    elsewhere = downloader_config(NAME, [replace(two, DatastoreID=B)], both, None, allow_non_free=True)
+    assert elsewhere == replace(alone, DatastoreID=B, ImageID=B)
 
 
 SIGNED = {"SignatureKey": "k.pem"}

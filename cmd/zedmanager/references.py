@@ -219,12 +219,16 @@ def _reference(image: StorageStatus) -> tuple[object, ...]:
 
 
 def _same_source(users: Sequence[StorageStatus], published: DownloaderConfig | None) -> StorageStatus:
-    """The user whose source is used already, so that a fetch is not begun again from another one; else the first."""
+    """The user whose source is used already, so that a fetch is not begun again from another one; else the first.
+
+    ImageID is the image's UUID in the app that asked first; it stays when that app leaves before the others, as it
+    says nothing about the source.
+    """
     if published is not None:
-        source = (published.DatastoreID, published.ImageID, published.NameIsURL, published.Size)
+        source = (published.DatastoreID, published.Name, published.NameIsURL, published.Size)
         for user in users:
-            if (user.DatastoreID, user.ImageID, user.NameIsURL, user.Size) == source:
-                return user
+            if (user.DatastoreID, user.Name, user.NameIsURL, user.Size) == source:
+                return replace(user, ImageID=published.ImageID)
     return users[0]
 
 
