@@ -89,6 +89,18 @@ def test_a_vm_is_adopted_with_its_id_and_one_that_ended_meanwhile_is_told(device
     assert device.domains() == [before[0].DomainId]
 
 
+def test_the_display_that_was_chosen_is_in_the_status_also_of_an_adopted_vm(device: Device) -> None:
+    config = device.want(but(vm(device, "up"), EnableVnc=True))
+    device.start("--stop-grace", "0")
+    chosen = running(device).VncDisplay
+    assert 1 <= chosen <= 99
+    device.kill()
+    device.start("--stop-grace", "0")
+    assert running(device).VncDisplay == chosen
+    device.want(but(config, Activate=False))
+    halted(device)
+
+
 @pytest.mark.parametrize(
     ("then", "reason"),
     [(SWITCH_OFF, "the guest switched itself off"), (PANIC, "the guest's kernel panicked")],

@@ -265,21 +265,6 @@ def test_backends_are_asked_in_an_order_in_which_the_better_one_comes_first(mach
     assert order == ["process", "xen", "qemu", "runc"]
 
 
-def test_vnc_listens_on_loopback_only_and_wants_its_password(machine: Machine) -> None:
-    import socket
-
-    machine.run(machine.booting("up", EnableVnc=True, VncPasswd="geheim"))
-    home = machine.where.persist / "qemu" / UUID
-    told = _qmp.execute(home, "query-vnc")
-    assert isinstance(told, dict)
-    assert told["host"] == "127.0.0.1"
-    with socket.create_connection((told["host"], int(told["service"])), timeout=60) as connection:
-        assert connection.recv(12).startswith(b"RFB 003.")
-        connection.sendall(b"RFB 003.008\n")
-        assert connection.recv(10) == b"\x01\x02"  # one kind of security: VNC's password
-    assert "geheim" not in Path(f"/proc/{machine.backend.status(UUID).domain_id}/cmdline").read_text()
-
-
 def test_the_proof_of_kvm_boots_where_a_guest_runs_and_its_answer_is_kept(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -270,10 +270,14 @@ def _halt(status: DomainStatus, facts: Facts) -> Decision:
 
 
 def _running(status: DomainStatus, facts: Facts, domain_id: int) -> DomainStatus:
-    if status.State == SwState.RUNNING and status.Activated and status.DomainId == domain_id and not status.BootFailed:
+    display = facts.domain.vnc_display or status.VncDisplay  # the configuration's 0 means: choose one
+    same = status.DomainId == domain_id and status.VncDisplay == display
+    if status.State == SwState.RUNNING and status.Activated and same and not status.BootFailed:
         return status
     boot_time = status.BootTime if status.DomainId == domain_id else facts.now
-    return _clean(status, State=SwState.RUNNING, Activated=True, DomainId=domain_id, BootTime=boot_time)
+    return _clean(
+        status, State=SwState.RUNNING, Activated=True, DomainId=domain_id, BootTime=boot_time, VncDisplay=display
+    )
 
 
 def _described(status: DomainStatus, config: DomainConfig) -> DomainStatus:

@@ -48,6 +48,7 @@ class DomainInfo:
     phase: Phase
     domain_id: int = 0  # the backend's own number (process: the pid), 0 when not running
     exit: str = ""
+    vnc_display: int = 0  # the number of the display that it really has, 0 when it has none or nobody knows
     rebooted: bool = False  # it did not end by itself: the machine was restarted under it
 
 

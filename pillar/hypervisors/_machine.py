@@ -7,7 +7,8 @@
     disks                         virtio disks with their Vdev as serial number, CD drives for Devtype cdrom;
                                   boot order as EVE's "dc": CD drives first, then disks, each in their order
     VifList                       virtio network cards on taps of the vif's name, with the vif's MAC
-    EnableVnc, VncDisplay, -Passwd    a display on 127.0.0.1; display 0 is the first free one
+    EnableVnc, VncDisplay         a display on 127.0.0.1; 0 is the first free one from 1 on, which QEMU tells (_qmp).
+                                  VncPasswd is told to QEMU once it runs: it stands on no command line and in no file
     adapters                      each PCI address by vfio
 
 Besides: the serial console, a memory balloon, random numbers, a panic notifier. The guest's kernel sees virtio disks
@@ -26,6 +27,7 @@ from pillar.types.zedrouter import VifInfo
 
 CONSOLE = "console"  # the socket's name, in the working directory
 CDROM = "cdrom"
+LAST_DISPLAY = 99  # of those that are tried when the configuration names none
 TRANSLATIONS_MIB = 256  # the most that QEMU keeps of translated code without KVM
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -61,7 +63,6 @@ class Places:
 
     log: Path
     seed: Path | None = None  # the disc with user data
-    vnc_password: Path | None = None
 
 
 def command(of: Architecture, program: str, domain: DomainSpec, places: Places, kvm: bool) -> list[str]:
@@ -82,7 +83,7 @@ def command(of: Architecture, program: str, domain: DomainSpec, places: Places, 
         *_kernel(of, domain, kvm),
         *_drives(of, domain.disks, places.seed),
         *_cards(config.VifList or ()),
-        *_vnc(domain, places.vnc_password),
+        *_vnc(config),
         *_adapters(domain),
         "-device", "virtio-balloon-pci", "-device", "virtio-rng-pci", "-device", of.panic_device,
     ]  # fmt: skip
@@ -185,16 +186,13 @@ def _cards(vifs: tuple[VifInfo, ...]) -> list[str]:
     return found
 
 
-def _vnc(domain: DomainSpec, password: Path | None) -> list[str]:
-    config = domain.config
+def _vnc(config: DomainConfig) -> list[str]:
     if not config.EnableVnc:
         return []
-    display = f"127.0.0.1:{config.VncDisplay}" + ("" if config.VncDisplay else ",to=99")
-    found = ["-device", "VGA"]
-    if password is not None:
-        found += ["-object", f"secret,id=vnc0,file={_escaped(str(password))}"]
-        display += ",password-secret=vnc0"
-    return [*found, "-vnc", display]
+    display = f"127.0.0.1:{config.VncDisplay}" if config.VncDisplay else f"127.0.0.1:1,to={LAST_DISPLAY}"
+    if config.VncPasswd:
+        display += ",password=on"  # until it is told which one, nobody gets in
+    return ["-device", "VGA", "-vnc", display]
 
 
 def _adapters(domain: DomainSpec) -> list[str]:

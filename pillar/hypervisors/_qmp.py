@@ -5,6 +5,7 @@ asyncio loop lives only for the call.
 
 Events come over a second monitor that nobody has to hold open: a FIFO in which the start of the negotiation waits,
 and an ordinary file that QEMU writes its events into. So how a guest ended is known even when no domainmgr ran then.
+What a new QEMU has to be told or asked about its display waits in the same FIFO: it comes to that whoever is killed.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 
 SOCKET = "qmp"
 EVENTS = "events"  # QEMU appends .in and .out
+HEAD_BYTES = 16 * 1024  # of the same: answers to the first orders
+VNC_PORT = 5900  # of display 0
 TAIL_BYTES = 64 * 1024  # of the events; how it ended is in the last ones
+_DISPLAY_ID = "display"
+_PASSWORD_CHARACTERS = 8
 ENDINGS = {
     "guest-shutdown": "the guest switched itself off",
     "guest-panic": "the guest's kernel panicked",
@@ -76,18 +82,49 @@ async def _ask(
             logging.getLogger(__name__).debug("%s: QEMU hung up", command, exc_info=True)
 
 
-def open_events(home: Path) -> int:
+@dataclass(frozen=True)
+class Vnc:
+    """What a new QEMU is told of its display. VNC looks at the first eight characters of a password."""
+
+    password: str
+
+
+def open_events(home: Path, vnc: Vnc | None = None) -> int:
     """Make the FIFO and the file anew, put the negotiation in, and return the FIFO's descriptor.
 
-    QEMU must inherit it: what waits in a FIFO is lost as soon as nobody has it open.
+    With `vnc`, QEMU is also given the display's password and asked where it is: see `display`. QEMU must inherit the
+    descriptor: what waits in a FIFO is lost as soon as nobody has it open, so a password is in no file.
     """
+    orders: list[dict[str, object]] = [{"execute": "qmp_capabilities"}]
+    if vnc is not None and vnc.password:
+        password = vnc.password.replace("\0", "")[:_PASSWORD_CHARACTERS]
+        orders.append({"execute": "set_password", "arguments": {"protocol": "vnc", "password": password}})
+    if vnc is not None:
+        orders.append({"execute": "query-vnc", "id": _DISPLAY_ID})
     fifo = home / f"{EVENTS}.in"
     fifo.unlink(missing_ok=True)
     os.mkfifo(fifo, 0o600)
     (home / f"{EVENTS}.out").write_bytes(b"")
     descriptor = os.open(fifo, os.O_RDWR | os.O_CLOEXEC)
-    os.write(descriptor, b'{"execute": "qmp_capabilities"}\n')
+    os.write(descriptor, b"".join(json.dumps(order).encode() + b"\n" for order in orders))
     return descriptor
+
+
+def display(home: Path) -> int | None:
+    """The number of the VNC display that this run of QEMU has, None when it has not said so (yet)."""
+    try:
+        with (home / f"{EVENTS}.out").open("rb") as file:
+            lines = file.read(HEAD_BYTES).splitlines()
+    except FileNotFoundError:
+        return None
+    for line in lines:
+        try:
+            answer = json.loads(line)
+            if answer.get("id") == _DISPLAY_ID:
+                return int(answer["return"]["service"]) - VNC_PORT
+        except (ValueError, KeyError, TypeError, AttributeError):  # half a line
+            continue
+    return None
 
 
 def ending(home: Path) -> str:

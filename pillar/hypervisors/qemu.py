@@ -6,7 +6,7 @@
         events.in, events.out           what QEMU told, domainmgr or not: _qmp
         qemu.log                        QEMU's own complaints
         seed.iso                        user data for cloud-init: _seed
-        vnc-password                    mode 0600
+        has-display                     QEMU has to say which VNC display it took
     <root>/persist/qemu/kvm.json        whether KVM truly works here: _kvm
     control group pillar-qemu-<root>-<uuid>     around QEMU, at the top of each hierarchy that limits something
     <root>/persist/log/<uuid>.log       the serial console
@@ -29,7 +29,6 @@ import uuid as uuids
 from dataclasses import replace
 from pathlib import Path
 
-from pillar.durable import replace_file, sweep_staged
 from pillar.hypervisors import (
     CannotRun,
     DomainInfo,
@@ -100,7 +99,11 @@ class QemuHypervisor:
         home = self._domains.home(domain.uuid)
         for directory in (self._domains.data, home):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._write_secrets(domain, home, data)
+        self._write_seed(domain, home, data)
+        if domain.config.EnableVnc:
+            self._display_mark(domain.uuid).touch()
+        else:
+            self._display_mark(domain.uuid).unlink(missing_ok=True)
         self._make_vifs(domain)
 
     def start(self, domain: DomainSpec) -> int:
@@ -118,7 +121,8 @@ class QemuHypervisor:
             places.log.parent.mkdir(parents=True, exist_ok=True)
             self._remove_group(domain.uuid)
             groups = _cgroup.make(self._group(domain.uuid), _limits(domain.config, kvm))
-            events = _qmp.open_events(home)
+            config = domain.config
+            events = _qmp.open_events(home, _qmp.Vnc(config.VncPasswd) if config.EnableVnc else None)
             try:
                 pid = self._domains.spawn(
                     domain.uuid,
@@ -145,6 +149,11 @@ class QemuHypervisor:
 
     def status(self, uuid: str) -> DomainInfo:
         info = self._domains.status(uuid)
+        if info.phase is Phase.RUNNING and self._display_mark(uuid).exists():
+            display = _qmp.display(self._domains.home(uuid))
+            if display is None:  # a moment after it began: the number is published with RUNNING, or never
+                return DomainInfo(Phase.STARTING)
+            return replace(info, vnc_display=display)
         if info.phase is Phase.GONE and info.exit and not info.rebooted:
             told = _qmp.ending(self._domains.home(uuid))
             if told:
@@ -194,26 +203,20 @@ class QemuHypervisor:
 
     def _places(self, uuid: str) -> _machine.Places:
         home = self._domains.home(uuid)
-        seed, password = home / "seed.iso", home / "vnc-password"
-        return _machine.Places(
-            log=self._where.log(uuid),
-            seed=seed if seed.exists() else None,
-            vnc_password=password if password.exists() else None,
-        )
+        seed = home / "seed.iso"
+        return _machine.Places(log=self._where.log(uuid), seed=seed if seed.exists() else None)
 
-    def _write_secrets(self, domain: DomainSpec, home: Path, data: bytes) -> None:
-        seed, password = home / "seed.iso", home / "vnc-password"
-        sweep_staged(password)
+    def _display_mark(self, uuid: str) -> Path:
+        return self._domains.home(uuid) / "has-display"
+
+    def _write_seed(self, domain: DomainSpec, home: Path, data: bytes) -> None:
+        seed = home / "seed.iso"
         if data:
             staged = home / "seed.tmp"
             _seed.write(staged, data, domain.uuid, domain.config.DisplayName)
             staged.replace(seed)
         else:
             seed.unlink(missing_ok=True)
-        if domain.config.EnableVnc and domain.config.VncPasswd:
-            replace_file(password, domain.config.VncPasswd.encode())
-        else:
-            password.unlink(missing_ok=True)
 
     def _make_vifs(self, domain: DomainSpec) -> None:
         """The taps; those that this domain no longer wants go, and those of domains that are kept no more."""
@@ -233,7 +236,7 @@ class QemuHypervisor:
         process = self._domains.watch(uuid)
         try:
             while process is not None:
-                if _qmp.greets(home, ASK_S):
+                if self.status(uuid).phase is Phase.RUNNING and _qmp.greets(home, ASK_S):
                     return
                 if _readable(process, 0.01):
                     break
