@@ -284,7 +284,7 @@ class NetLab:
         config = here / "nginx.conf"
         config.write_text(
             f"daemon off; user root; worker_processes 1; pid {here}/nginx.pid; error_log {here}/error.log; events {{}}"
-            f"http {{ default_type application/octet-stream; "
+            f"http {{ default_type application/octet-stream; types {{ application/x-ns-proxy-autoconfig dat; }} "
             "log_format from '$remote_addr $request_method $uri $status';"
             f"access_log {self.access_log} from; {temporary} "
             f"server {{ listen 80; listen 443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"

@@ -16,7 +16,8 @@ from pillar.cmd.nim.dhcp import LEASE, SCRIPT
 from pillar.cmd.nim.facts import Address, Facts, Link
 from pillar.cmd.nim.leases import Lease, parse_lease, read_lease
 from pillar.cmd.nim.portconfigs import LAST_RESORT, ZEDAGENT, Source, merge
-from pillar.cmd.nim.probe import Answer, Target, Way
+from pillar.cmd.nim.probe import Answer
+from pillar.cmd.nim.request import Target, Way
 from pillar.cmd.nim.verify import Finding, Trial, Word
 from pillar.cmd.nim.wiring import FIRST_TABLE, MAIN_TABLE, Change, Route, Rule, Wiring, difference, plan
 from pillar.globalconfig import DEFAULTS

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from servers import Authority, Fault, FaultServer
 
-from pillar.cmd.nim.probe import PING, Answer, Target, Way, ask, ask_over, controller
+from pillar.cmd.nim.probe import PING, Answer, ask, ask_over, controller
+from pillar.cmd.nim.request import Target, Way
 from pillar.workers import Cancel, Cancelled
 
 HERE = Way("lo", "127.0.0.1")

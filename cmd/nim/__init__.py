@@ -13,6 +13,8 @@ Reads       config/server, config/root-certificate.pem, config/device.*.pem: who
 --ports observe (the default) changes nothing: a port has what the machine gave it, resolv.conf is the machine's, and
 the newest config is in force whether or not it reaches the controller.
 
+In both, a port with NetworkProxyEnable gets its PAC file from NetworkProxyURL, or where WPAD says.
+
 --ports manage sets the ports up: addresses, routes, a DHCP client each. It tests the newest config, falls back to the
 one that worked last, and tries better ones again.
 Owns        run/nim/ports, run/resolv.conf; in the kernel the addresses of its ports, and the routes and rules of

@@ -8,6 +8,7 @@ from pillar.agent import Agent
 from pillar.cmd.nim.facts import Facts, read_resolv_conf
 from pillar.cmd.nim.kernel import Kernel
 from pillar.cmd.nim.manage import Manager
+from pillar.cmd.nim.pacfiles import PacFiles
 from pillar.cmd.nim.portconfigs import LAST_RESORT, ZEDAGENT, Source, filled_in, in_force, last_resort, merge
 from pillar.cmd.nim.resolver import ResolverWatch
 from pillar.cmd.nim.status import device_network_status
@@ -78,10 +79,19 @@ class Nim(Agent):
         )
         self.kernel = Kernel()
         self.loop.add_reader(self.kernel.fileno(), self._kernel_event)
+        self.pacs = PacFiles(self.loop, self.log, self.where.config, self._look)
+        self.pacs.adopt(self.status.get(GLOBAL))
         self.manager: Manager | None = None
         if self.options.ports == "manage":
             self.manager = Manager(
-                self.loop, self.log, self.where, self.kernel, self.options.test_url, self._look, self._publish_list
+                self.loop,
+                self.log,
+                self.where,
+                self.kernel,
+                self.pacs,
+                self.options.test_url,
+                self._look,
+                self._publish_list,
             )
             self.manager.start(self._stored(), same_boot=self.status.get(GLOBAL) is not None)
         else:
@@ -112,9 +122,9 @@ class Nim(Agent):
             facts = self.manager.step(configs, self.settings, self._held())
             config, testing = self.manager.trial.config, self.manager.trial.testing
         else:
-            facts = self._observed()
             self._publish_list(configs)
             config, testing = in_force(configs), False
+            facts = self.pacs.keep(config, self._observed())
         before = self.status.get(GLOBAL)
         status = device_network_status(config, facts, before, now(), testing=testing)
         if self.status.publish(GLOBAL, status):

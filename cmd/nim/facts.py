@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pillar.cmd.nim.leases import Lease
+from pillar.cmd.nim.wpad import PacFile
+from pillar.types.enums import DhcpType
+from pillar.types.nim import NetworkPortConfig
+from pillar.types.scalars import IpAddr
 
 # More is not a resolver's configuration but somebody else's file.
 _MAX_RESOLV_CONF_BYTES = 64 * 1024
@@ -57,9 +61,23 @@ class Facts:
     managed: bool = False  # nim sets the ports up itself
     leases: Mapping[str, Lease] = field(default_factory=dict)  # by interface name; managed only
     problems: Mapping[str, str] = field(default_factory=dict)  # by interface name: why it is not set up
+    pacs: Mapping[str, PacFile] = field(default_factory=dict)  # by interface name: of those that look for one
 
     def link(self, name: str) -> Link | None:
         return next((link for link in self.links if link.name == name), None)
+
+
+def name_service(port: NetworkPortConfig, facts: Facts) -> tuple[tuple[IpAddr, ...] | None, str]:
+    """(name servers, domain) of a port: its own, else those of its lease.
+
+    Where nim only observes, the machine's resolver answers for every port that did not get name servers of its own.
+    """
+    servers, domain = port.DnsServers, port.DomainName
+    lease = facts.leases.get(port.IfName)
+    if lease is not None:
+        return servers or lease.dns_servers, domain or lease.domain
+    observed = not facts.managed and port.Dhcp == DhcpType.CLIENT and facts.link(port.IfName) is not None
+    return (facts.dns_servers, domain or facts.domain) if observed and not servers else (servers, domain)
 
 
 def could_be_port(link: Link) -> bool:

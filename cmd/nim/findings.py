@@ -10,11 +10,12 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from pillar.cmd.nim.facts import Facts
-from pillar.cmd.nim.leases import Lease
-from pillar.cmd.nim.probe import Answer, Target, Way
+from pillar.cmd.nim.facts import Facts, name_service
+from pillar.cmd.nim.probe import Answer
+from pillar.cmd.nim.request import Target, Way
 from pillar.cmd.nim.verify import Finding, Word
 from pillar.cmd.nim.wiring import free_first
+from pillar.cmd.nim.wpad import PacFile
 from pillar.types.enums import DevicePortConfigVersion, DhcpType, NetworkProxyType
 from pillar.types.nim import DevicePortConfig, NetworkPortConfig
 
@@ -29,11 +30,13 @@ def ways(config: DevicePortConfig, facts: Facts, target: Target | None) -> tuple
         needs_names = False
     found = []
     for port in management(config):
-        servers = port.DnsServers or (facts.leases.get(port.IfName) or Lease("", 0)).dns_servers
-        if needs_names and not servers:
+        servers, _ = name_service(port, facts)
+        pac = facts.pacs.get(port.IfName, PacFile())
+        if (needs_names and not servers) or pac.pending:
             continue
         proxy = "" if _without_proxy(parts.hostname or "", port.Exceptions) else proxy_of(port, scheme)
-        found += [Way(port.IfName, address, servers, proxy, port.Pacfile) for address in addresses(port, facts)]
+        program = port.Pacfile or pac.pac
+        found += [Way(port.IfName, address, servers or (), proxy, program) for address in addresses(port, facts)]
     return tuple(found)
 
 
@@ -125,7 +128,8 @@ def finding(
     texts = [answer.text for answer in answers]
     texts += [reason(port, facts, held) for port in ports if port.IfName not in {way.ifname for way in usable}]
     text = "; ".join(text for text in texts if text)
-    if may_come and (patient or not answers):
+    looking = any(_looks_for_pac(port, facts) for port in ports)  # which ends
+    if looking or (may_come and (patient or not answers)):
         return Finding(Word.WAITING, text, had_address)
     return Finding(Word.FAILS, text, had_address)
 
@@ -135,7 +139,11 @@ def may_come_up(port: NetworkPortConfig, facts: Facts) -> bool:
     link = facts.link(port.IfName)
     if link is None or port.ParseError or port.IfName in facts.problems:
         return False
-    return not addresses(port, facts)
+    return not addresses(port, facts) or _looks_for_pac(port, facts)
+
+
+def _looks_for_pac(port: NetworkPortConfig, facts: Facts) -> bool:
+    return facts.pacs.get(port.IfName, PacFile()).pending
 
 
 def reason(port: NetworkPortConfig, facts: Facts, held: Mapping[str, str]) -> str:
@@ -154,4 +162,6 @@ def reason(port: NetworkPortConfig, facts: Facts, held: Mapping[str, str]) -> st
     dhcp = port.Dhcp == DhcpType.CLIENT
     if not addresses(port, facts):
         return f"port {port.IfName} has no address" + (", no DHCP server answers" if dhcp else "")
+    if _looks_for_pac(port, facts):
+        return f"port {port.IfName} looks for its PAC file"
     return f"port {port.IfName} has no name server"

@@ -23,9 +23,11 @@ from pillar.cmd.nim.dhcp import Clients
 from pillar.cmd.nim.facts import Address, Facts
 from pillar.cmd.nim.kernel import Kernel
 from pillar.cmd.nim.leases import Lease
+from pillar.cmd.nim.pacfiles import PacFiles
 from pillar.cmd.nim.portconfigs import same_wish
 from pillar.cmd.nim.portfolder import PortFolder
-from pillar.cmd.nim.probe import Answer, Target, Way, ask_over, controller
+from pillar.cmd.nim.probe import Answer, ask_over, controller
+from pillar.cmd.nim.request import Target, Way
 from pillar.cmd.nim.verify import Finding, Trial, Word
 from pillar.cmd.nim.wiring import Change, Plan, Route, Rule, Wiring, difference, plan
 from pillar.locations import Locations
@@ -50,6 +52,7 @@ class Manager:
         log: logging.Logger,
         where: Locations,
         kernel: Kernel,
+        pacs: PacFiles,
         test_url: str,
         look: Callable[[], None],
         publish: Callable[[DevicePortConfigList], None],
@@ -59,6 +62,7 @@ class Manager:
         self._log = log
         self._config_dir = where.config
         self._kernel = kernel
+        self._pacs = pacs
         self._test_url = test_url
         self._look = look
         self._publish = publish
@@ -104,6 +108,7 @@ class Manager:
             configs, trial = verify.judge(configs, trial, found, now())
         self._set_up(planned, facts)
         facts, planned = self._facts(trial)
+        facts = self._pacs.keep(trial.config, facts)
         self._name_servers(trial, facts)
         self._find_out(configs, target, facts, settings, lambda: self._finding(trial, target, facts, held))
         return facts
@@ -117,6 +122,7 @@ class Manager:
             return
         self._tried, self._asked, self._answered, self._overdue = {}, (), False, False
         self._probes.cancel(_PROBE)
+        self._pacs.begin_anew()
         self._set_timer("trial", None)
         if trial.config is not None:
             what = "testing" if trial.testing else "nothing works, staying with" if trial.guess else "in force:"
@@ -127,7 +133,8 @@ class Manager:
         leases = self._leases(trial)
         planned = plan(trial.config, links, leases)
         problems = {**self._refused, **self._clients.errors, **planned.problems}
-        return Facts(links, addresses, gateways, managed=True, leases=leases, problems=problems), planned
+        facts = Facts(links, addresses, gateways, managed=True, leases=leases, problems=problems, pacs=self._pacs.found)
+        return facts, planned
 
     def _leases(self, trial: Trial) -> dict[str, Lease]:
         """The leases that are good now; another pass is due when the first of them ends."""

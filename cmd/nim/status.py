@@ -8,8 +8,9 @@ keeps the address in case the cable comes back. What is only observed is shown a
 import ipaddress
 from collections.abc import Mapping
 
-from pillar.cmd.nim.facts import Facts, Link
+from pillar.cmd.nim.facts import Facts, Link, name_service
 from pillar.cmd.nim.wiring import managed
+from pillar.cmd.nim.wpad import PacFile
 from pillar.types.enums import DhcpType
 from pillar.types.nim import (
     AddrInfo,
@@ -56,7 +57,8 @@ def _port_status(
 ) -> NetworkPortStatus:
     link = facts.link(port.IfName)
     subnet, complaint = _static_subnet(port)
-    complaint = complaint or _trouble(port, link, facts)
+    pac = facts.pacs.get(port.IfName, PacFile())
+    complaint = complaint or _trouble(port, link, facts) or pac.error
     error, error_time = _error(port, link, complaint, before, now, twice=twice)
     dead = facts.managed and link is not None and not link.carrier
     own = tuple(address for address in facts.addresses if link is not None and address.index == link.index and not dead)
@@ -64,13 +66,10 @@ def _port_status(
     if not subnet.IP and own:
         first = min(own, key=lambda address: _order(address.address))
         subnet = ip_net(f"{first.address}/{first.prefix_len}")
-    dns_servers, domain, ntp_server, gateway = port.DnsServers, port.DomainName, port.NtpServer, port.Gateway
+    dns_servers, domain = name_service(port, facts)
+    ntp_server, gateway = port.NtpServer, port.Gateway
     if lease is not None:
-        dns_servers, domain = dns_servers or lease.dns_servers, domain or lease.domain
         ntp_server, gateway = ntp_server or lease.ntp_server, gateway or lease.gateway
-    elif link is not None and port.Dhcp == DhcpType.CLIENT and not facts.managed and not port.DnsServers:
-        # The machine's resolver answers for every port that did not get name servers of its own.
-        dns_servers, domain = facts.dns_servers, domain or facts.domain
     return NetworkPortStatus(
         IfName=port.IfName,
         Name=port.Name or port.IfName,
@@ -86,10 +85,10 @@ def _port_status(
         AddrInfoList=tuple(AddrInfo(Addr=address) for address in sorted((a.address for a in own), key=_order)),
         Proxies=port.Proxies,
         Exceptions=port.Exceptions,
-        Pacfile=port.Pacfile,
+        Pacfile=port.Pacfile or pac.pac,
         NetworkProxyEnable=port.NetworkProxyEnable,
         NetworkProxyURL=port.NetworkProxyURL,
-        WpadURL=port.WpadURL,
+        WpadURL=pac.url or port.WpadURL,
         Error=error,
         ErrorTime=error_time,
     )
