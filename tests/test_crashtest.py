@@ -78,6 +78,9 @@ def test_cases_of_every_kind_are_the_same_for_the_same_seed_and_can_be_read_back
     told = {str(case.faults[0].action) for case in errors(points, 1)}
     assert {"error:ENOSPC", "errors:EIO", "error:EINTR"} <= told
     assert not any(case.faults[0].point.call == "flock" and "ENOSPC" in str(case) for case in errors(points, 1))
+    assert {case.faults[0].point for case in errors(points, 1)[: len(points)]} == set(
+        points
+    )  # each call once, then again
     kinds = {fault.action.name for case in mixed(points, 1, 60) for fault in case.faults}
     assert kinds == {"kill", "stop", "error", "errors", "delays", "clock", "overflow", "supervisor", "second"}
 

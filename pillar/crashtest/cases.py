@@ -64,17 +64,23 @@ def spread(points: Sequence[Point], seed: int) -> list[Point]:
 
 
 def errors(points: Iterable[Point], seed: int) -> list[Case]:
-    """Each call of the flow with each errno that it may meet, once and for good; in an order that is a fair sample."""
+    """Each call of the flow with each errno that it may meet, once and for good.
+
+    In rounds: the first has one of these for every call, the second another one, and so on; each is shuffled.
+    """
+    chance = random.Random(seed)
     kinds = {call: kind for kind, calls in _CALLS.items() for call in calls}
-    found = [
-        Case("flow", (Fault(point, action(number)),))
-        for point in points
-        for number, mask in ERRORS.items()
-        for action in (fails, fails_for_good)
-        if kinds.get(point.call, 0) & mask
-    ]
-    random.Random(seed).shuffle(found)
-    return found
+    rounds: defaultdict[int, list[Case]] = defaultdict(list)
+    for point in points:
+        failures = [
+            action(number)
+            for number, mask in ERRORS.items()
+            for action in (fails, fails_for_good)
+            if kinds.get(point.call, 0) & mask
+        ]
+        for number, action in enumerate(chance.sample(failures, len(failures))):
+            rounds[number].append(Case("flow", (Fault(point, action),)))
+    return [case for _, cases in sorted(rounds.items()) for case in chance.sample(cases, len(cases))]
 
 
 def pairs(record: Mapping[str, Sequence[Point]], seed: int, count: int) -> list[Case]:
