@@ -177,7 +177,9 @@ def test_a_rule_that_makes_no_sense_is_named_and_lets_nothing_through() -> None:
     tables, errors = firewall.tables(state(whole))
     assert all(text in errors["app1", "nbu1x1"] for _, text in wrong)
     chains = tables[1].chains
-    assert [rule.text for rule in chains["out_nbu1x1"].rules] == ['counter name "nbu1x1_out_drop" drop']
+    told, dropped = [rule.text for rule in chains["out_nbu1x1"].rules]
+    assert ' log prefix "nbu1x1 out 0" ' in told and told.startswith("limit rate ")
+    assert dropped == 'counter name "nbu1x1_out_drop" drop'
 
 
 def test_directions_and_families_decide_what_a_rule_becomes() -> None:

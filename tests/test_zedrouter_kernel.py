@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from agentproc import Table
 from mapserver import MapServer
 from routerlab import (
@@ -156,43 +154,6 @@ def test_rules_look_at_names_interfaces_directions_and_rates(router: Router) -> 
     told = three.run("busybox", "ping", "-c", "4", "-i", "0.2", "-W", "1", "203.0.113.1", check=False)
     assert "1 packets received" in told or "2 packets received" in told
     assert counter(router, 3, "out_limit") > 0
-
-
-def test_traffic_is_counted_and_flows_are_logged(router: Router) -> None:
-    router.lab.serve("/hello", b"hello")
-    router.plug("eth0")
-    router.instance()
-    router.app(1, LAN, acls=[PORT_MAP, rule(5, ip="203.0.113.0/24")])
-    router.agent.start()
-    guest = router.guest(1)
-    assert fetch(guest, "http://203.0.113.1/hello") == "hello"
-    assert fetch(guest, "http://192.168.10.1/hello", 1) == ""
-    outside, inside = flow(router, guest)
-    assert talks(outside, inside)
-    outside.close()
-    inside.close()
-    router.lab.device.run("conntrack", "-F")  # they have ended, and the kernel need not wait until it forgets them
-    flows = Table(router.root, "zedrouter", "IPFlow")
-
-    def logged() -> list[dict[str, Any]]:
-        records = [flows.read(key) for key in sorted(flows.keys())]
-        return [flow for record in records if record is not None for flow in record["Flows"]]
-
-    comes(lambda: {1, 5} <= {record["ACLID"] for record in logged()}, "both flows are logged")
-    found = {record["ACLID"]: record for record in logged()}
-    called, calling = found[1], found[5]
-    assert (called["Inbound"], called["Flow"]["SrcPort"], called["Flow"]["Dst"]) == (True, 80, "192.168.10.1")
-    assert (calling["Inbound"], calling["Flow"]["DstPort"], calling["Flow"]["Dst"]) == (False, 80, "203.0.113.1")
-    for one in (called, calling):
-        assert one["Flow"]["Src"] == router.address(1) and one["RxBytes"] > 8 and one["TxBytes"] > 8
-    assert calling["StartTime"] <= calling["StopTime"]
-    scope = (flows.read(flows.keys()[0]) or {})["Scope"]
-    assert (scope["UUID"], scope["NetUUID"], scope["Intf"], scope["Localintf"]) == (uuid(1), LAN, "bn1", "nbu1x1")
-    metrics = Table(router.root, "zedrouter", "NetworkMetrics").wait("global", 60)["MetricList"]
-    assert [one["IfName"] for one in metrics] == ["eth0", "bn1", "nbu1x1"]
-    assert metrics[2]["RxAclDrops"] > 0 and metrics[2]["TxBytes"] > 0
-    of_instance = Table(router.root, "zedrouter", "NetworkInstanceMetrics").wait(LAN, 60)
-    assert of_instance["ProbeMetrics"]["CurrUplinkIntf"] == "eth0"
 
 
 def test_guests_of_a_mesh_reach_each_other_by_their_eids_and_lisp_is_configured(router: Router) -> None:

@@ -11,7 +11,7 @@ Publishes   NetworkInstanceStatus  key UUID
             NetworkMetrics         key `global`                counters of ports, bridges and vifs, every 10 s
             NetworkInstanceMetrics key UUID                    the same by network instance
             EIDRegistration        app:IID:map server          whether a map server knows where an EID is
-            IPFlow                 app, network, sequence      ended flows of guests, the last records of each
+            IPFlow                 app, network, sequence      flows of guests, drops, DNS requests; the last of each
 Owns        those numbers; an address on an instance is owned by the status that shows it; with `--network kernel`
             the bridges, routes, rules and nftables described in pillar/netplan, and a dnsmasq per bridge
 

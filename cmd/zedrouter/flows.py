@@ -2,8 +2,8 @@
 
     kernel event "destroyed" -> Ended -> FlowRec -> IPFlow, up to FLOWS_PER_RECORD each, the last RECORDS_KEPT per vif
 
-A flow's rule stands in its mark. Flows that the rules drop are never tracked: their packets are counted
-(NetworkMetrics), and nothing more is known of them. Flows that end while zedrouter is dead are not logged.
+A flow's rule stands in its mark. Flows that the rules drop are never tracked: see `logged` for those, and for DNS
+requests. Flows that end while zedrouter is dead are not logged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pillar.types.flow import FlowRec, FlowScope, IPFlow, IPTuple
+from pillar.types.flow import DNSReq, FlowRec, FlowScope, IPFlow, IPTuple
 from pillar.types.scalars import Uuid
 
 FLOWS_PER_RECORD: Final = 125
@@ -77,11 +77,14 @@ def _record(ended: Ended, own: str, other: str, own_port: int, other_port: int, 
     )
 
 
-def batches(flows: Iterable[tuple[Guest, FlowRec]], first: Mapping[tuple[Uuid, Uuid], int]) -> Iterator[IPFlow]:
+Entry = FlowRec | DNSReq
+
+
+def batches(entries: Iterable[tuple[Guest, Entry]], first: Mapping[tuple[Uuid, Uuid], int]) -> Iterator[IPFlow]:
     """Records to publish; `first` is the next sequence number by (app, network), 0 where it has none."""
-    by_guest: dict[Guest, list[FlowRec]] = {}
-    for guest, flow in flows:
-        by_guest.setdefault(guest, []).append(flow)
+    by_guest: dict[Guest, list[Entry]] = {}
+    for guest, entry in entries:
+        by_guest.setdefault(guest, []).append(entry)
     following = dict(first)
     for guest, listed in by_guest.items():
         for start in range(0, len(listed), FLOWS_PER_RECORD):
@@ -90,7 +93,10 @@ def batches(flows: Iterable[tuple[Guest, FlowRec]], first: Mapping[tuple[Uuid, U
             scope = FlowScope(
                 UUID=guest.app, Intf=guest.bridge, Localintf=guest.vif, NetUUID=guest.network, Sequence=str(number)
             )
-            yield IPFlow(Scope=scope, Flows=tuple(listed[start : start + FLOWS_PER_RECORD]))
+            part = listed[start : start + FLOWS_PER_RECORD]
+            flows = tuple(entry for entry in part if isinstance(entry, FlowRec))
+            requests = tuple(entry for entry in part if isinstance(entry, DNSReq))
+            yield IPFlow(Scope=scope, Flows=flows, DNSReqs=requests or None)
 
 
 class FlowEvents:

@@ -6,13 +6,15 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from pillar.cmd.zedrouter import flows
+from pillar.cmd.zedrouter import flows, logged
 from pillar.cmd.zedrouter.appnetwork import vifs_on
 from pillar.cmd.zedrouter.kernelnet import KernelNetwork
 from pillar.cmd.zedrouter.metrics import instance_metrics, network_metrics
+from pillar.cmd.zedrouter.packetlog import PacketLog
 from pillar.loop import Loop
+from pillar.netplan.firewall import DNS, log_group
 from pillar.pubsub import PubSub
-from pillar.types.flow import FlowRec, IPFlow
+from pillar.types.flow import IPFlow
 from pillar.types.metrics import NetworkMetrics
 from pillar.types.networkinstance import NetworkInstanceMetrics, NetworkInstanceStatus
 from pillar.types.nim import DeviceNetworkStatus
@@ -32,10 +34,16 @@ class Reports:
         self._instances = pubsub.publication(NetworkInstanceMetrics)
         self._flows = pubsub.publication(IPFlow)
         self._guests: dict[str, flows.Guest] = {}
-        self._waiting: list[tuple[flows.Guest, FlowRec]] = []
+        self._waiting: list[tuple[flows.Guest, flows.Entry]] = []
+        self._drops = logged.Drops()
         self._lost = 0
         self._events = flows.FlowEvents()
         loop.add_reader(self._events.fileno(), self._flow_ended)
+        try:
+            self._packets = PacketLog(log_group(kernel.mark))
+            loop.add_reader(self._packets.fileno(), self._packet_logged)
+        except OSError as err:
+            log.warning("dropped flows and DNS requests will be missing in the flow log: %s", err)
 
     def follow(self, instances: Mapping[Uuid, NetworkInstanceStatus], apps: Mapping[Uuid, AppNetworkStatus]) -> None:
         """Whose addresses flows are asked for; a guest that has just left is still known for its last flows."""
@@ -66,16 +74,26 @@ class Reports:
     def _flow_ended(self) -> None:
         for ended in self._events.read(_EVENTS_AT_ONCE):
             for guest, record in flows.records_of(ended, self._guests):
-                if len(self._waiting) >= flows.WAITING_AT_MOST:
-                    self._lost += 1
-                else:
-                    self._waiting.append((guest, record))
+                self._wait(guest, record)
+
+    def _packet_logged(self) -> None:
+        for one in self._packets.read(_EVENTS_AT_ONCE):
+            if one.prefix != DNS:
+                self._drops.add(one, self._guests)
+            elif one.packet.target in self._guests and (request := logged.dns_request(one)) is not None:
+                self._wait(self._guests[one.packet.target], request)
+
+    def _wait(self, guest: flows.Guest, entry: flows.Entry) -> None:
+        if len(self._waiting) >= flows.WAITING_AT_MOST:
+            self._lost += 1
+        else:
+            self._waiting.append((guest, entry))
 
     def _publish_flows(self, apps: Mapping[Uuid, AppNetworkStatus]) -> None:
-        if self._lost:
-            self._log.warning("%d ended flows are missing in the flow log: too many at once", self._lost)
+        if lost := self._lost + self._drops.lost:
+            self._log.warning("%d flows or DNS requests are missing in the flow log: too many at once", lost)
             self._lost = 0
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = [*self._waiting, *self._drops.take()], []
         numbers: dict[tuple[Uuid, Uuid], list[int]] = {}
         for key, record in self._flows.items().items():
             scope = record.Scope

@@ -34,16 +34,20 @@ _PROTOCOLS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "icmp
 _WITH_PORTS: Final = (6, 17, 132)
 _UNITS: Final = {"s": "second", "m": "minute", "h": "hour"}
 _MARKED_IDS: Final = 0xFFFFFF  # a rule's id fills the low 24 bits of a mark
+# Of the packets that one rule drops: whoever knocks at every port must not keep the device busy.
+_TOLD_PER_S: Final = 20
+_TOLD_AT_ONCE: Final = 100
 
 
 class AclError(Exception):
     """This rule cannot be made as it is; the text names it."""
 
 
-def nft_rules(rule: ACE, way: Way, vif: Vif) -> Iterator[str]:
+def nft_rules(rule: ACE, way: Way, vif: Vif, log_group: int = 0) -> Iterator[str]:
     """What goes into the chain of this vif for one rule, without comments. Raises AclError.
 
-    A match ends in `return`: the other end of a flow between two guests has its say then.
+    A match ends in `return`: the other end of a flow between two guests has its say then. What a rule drops is told to
+    `log_group`, unless that is 0.
     """
     if (rule.Dir == ACEDirection.INGRESS and way == "out") or (rule.Dir == ACEDirection.EGRESS and way == "in"):
         return
@@ -60,6 +64,8 @@ def nft_rules(rule: ACE, way: Way, vif: Vif) -> Iterator[str]:
     for where in _interfaces(rule, way, vif):
         guard = f"{where} {text}".strip()
         if action == "drop":
+            if log := drop_log(vif, way, rule.RuleID, log_group):
+                yield f"{guard} {log}".strip()
             yield f"{guard} {counter} drop".strip()
         elif action == "limit":
             yield f"{guard} {_limit(rule)} {counter} {_accept(rule, vif)}".strip()
@@ -87,6 +93,26 @@ def host_names(rule: ACE, vif: Vif) -> Iterator[str]:
 def host_set(bridge: str, name: str, version: int) -> str:
     """The nftables set for the addresses of a DNS name, as the guests of this bridge are told them."""
     return f"host{version}_{bridge}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def drop_log(vif: Vif, way: Way, rule_id: int, group: int) -> str:
+    """What tells the flow log of a packet about to be dropped, now and then; "" on a switch and without a group.
+
+    `drop_told` reads it.
+    """
+    if vif.switch or not group:
+        return ""
+    now_and_then = f"limit rate {_TOLD_PER_S}/second burst {_TOLD_AT_ONCE} packets"
+    return f'{now_and_then} log prefix "{vif.name} {way} {rule_id}" group {group}'
+
+
+def drop_told(prefix: str) -> tuple[str, Way, int] | None:
+    """(vif, way, rule or 0 for none) of a packet that such a rule told of; None for another rule's."""
+    match prefix.split(" "):
+        case [vif, "out" | "in" as way, number] if number.removeprefix("-").isdigit():
+            return vif, way, int(number)
+        case _:
+            return None
 
 
 def counter_name(vif: Vif, way: Way, rule: ACE) -> str:

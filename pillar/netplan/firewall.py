@@ -3,28 +3,32 @@
     bridge <mark>   prerouting          a guest sends with its own MAC and address only; so an address means a vif
                     forward, output     access rules of vifs on switches (single packets)
     inet <mark>     forward, input      access rules of vifs on instances with addresses (flows, see `acl`)
-                    output              no redirects within a mesh
+                    output              no redirects within a mesh; DNS answers are logged, as in forward
                     nat prerouting      port maps, for what comes in by the uplink
                     nat postrouting     the uplink's address for what goes out by it
 
-What no rule of a vif lets through is dropped and counted. DHCP and DNS of the bridge are always allowed. Frames between
-two guests of one bridge pass the inet hooks too (bridge-nf-call-iptables), broadcasts excepted: those reach the device
-only. Between two instances nothing passes. Traffic that has no bridge of ours at either end is not looked at.
+What no rule of a vif lets through is dropped and counted, and where guests have addresses told to the flow log
+(`log_group`). DHCP and DNS of the bridge are always allowed. Frames between two guests of one bridge pass the inet
+hooks too (bridge-nf-call-iptables), broadcasts excepted: those reach the device only. Between two instances nothing
+passes. Traffic that has no bridge of ours at either end is not looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from pillar.netplan.acl import WAYS, AclError, Way, host_names, host_set, nft_rules, port_maps
+from pillar.netplan.acl import WAYS, AclError, Way, drop_log, host_names, host_set, nft_rules, port_maps
 from pillar.netplan.nft import Chain, Elements, Hook, Rule, Table
 from pillar.netplan.state import Bridge, NetState, Vif
 
 _NAT_IN, _NAT_OUT, _FILTER = -100, 100, 0
 _BEFORE_BRIDGE_NETFILTER = -200  # br_netfilter hands bridged frames to the inet hooks at priority 0
+DNS: Final = "dns"  # what a rule says of the DNS answers that it logs
+_DNS_PER_S: Final = 500  # logged, of all guests together
 
 
 class VifChains(NamedTuple):
@@ -42,6 +46,11 @@ class VifChains(NamedTuple):
         return self.out if way == "out" else self.into
 
 
+def log_group(mark: str) -> int:
+    """Where this device's rules log packets: of two devices in one namespace each has its own."""
+    return int(hashlib.sha256(mark.encode()).hexdigest()[:4], 16) or 1
+
+
 Made = dict[str, VifChains]  # by vif; handed in again, what has not changed is not made anew
 
 
@@ -56,7 +65,7 @@ def tables(
     for vif in state.vifs:
         before = known.get(vif.name)
         if before is None or before.vif != vif:
-            known[vif.name] = before = _vif_chains(vif)
+            known[vif.name] = before = _vif_chains(vif, log_group(state.mark))
         chains.append(before)
     for name in set(known) - {vif.name for vif in state.vifs}:
         del known[name]
@@ -64,7 +73,7 @@ def tables(
     return [_bridge_table(state, chains), _inet_table(state, chains, still_there)], errors
 
 
-def _vif_chains(vif: Vif) -> VifChains:
+def _vif_chains(vif: Vif, group: int) -> VifChains:
     """A rule that is wrong is told, and allows nothing."""
     errors: list[str] = []
     ways: dict[Way, Chain] = {}
@@ -72,9 +81,11 @@ def _vif_chains(vif: Vif) -> VifChains:
         rules: list[Rule] = list(_not_ip()) if vif.switch else []
         for rule in vif.rules:
             try:
-                rules += [Rule(text, vif.name) for text in nft_rules(rule, way, vif)]
+                rules += [Rule(text, vif.name) for text in nft_rules(rule, way, vif, group)]
             except AclError as err:
                 errors.append(str(err))
+        if log := drop_log(vif, way, 0, group):
+            rules.append(Rule(log, vif.name))
         rules.append(Rule(f'counter name "{vif.name}_{way}_drop" drop', vif.name))
         ways[way] = Chain(tuple(rules))
     sender = ways["out"] if vif.switch else Chain(tuple(Rule(text, vif.name) for text in _own_address_only(vif)))
@@ -167,11 +178,15 @@ def _inet_table(state: NetState, chains: list[VifChains], still_there: tuple[str
         "own4": Elements("set", "ifname . ipv4_addr", frozenset(text for text in own if ":" not in text)),
         "own6": Elements("set", "ifname . ipv6_addr", frozenset(text for text in own if ":" in text)),
     }
-    made |= _hooked([rule for one in addressed for rule in one.port_maps], list(_masquerades(routed)))
+    group = log_group(state.mark)
+    made |= _hooked(group, [rule for one in addressed for rule in one.port_maps], list(_masquerades(routed)))
     return Table("inet", state.mark, made, sets, frozenset(counters))
 
 
-def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
+def _hooked(group: int, maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
+    dns_answers = (
+        f'udp sport 53 limit rate {_DNS_PER_S}/second burst {_DNS_PER_S} packets log prefix "{DNS}" group {group}'
+    )
     judged = [
         "ct state invalid drop",
         "ct state related meta l4proto { icmp, ipv6-icmp } accept",
@@ -191,6 +206,7 @@ def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
     between = [
         "iifname @bridges oifname @bridges iifname . oifname != @within drop",
         "iifname @bridges meta pkttype { broadcast, multicast } drop",
+        f"oifname @bridges ct state established {dns_answers}",
         "iifname @bridges jump judge",
         "oifname @bridges jump judge",
     ]
@@ -204,7 +220,7 @@ def _hooked(maps: list[Rule], masquerades: list[Rule]) -> dict[str, Chain]:
         "jump judge",
     ]
     # Guests of a mesh reach each other through the device: a redirect would send them where nobody answers.
-    from_device = ["oifname @bridges icmpv6 type nd-redirect drop"]
+    from_device = ["oifname @bridges icmpv6 type nd-redirect drop", f"oifname @bridges {dns_answers}"]
     return {
         "judge": Chain(tuple(Rule(text) for text in judged)),
         "forward": Chain(tuple(Rule(text) for text in between), Hook("filter", "forward", _FILTER)),
