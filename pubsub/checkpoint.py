@@ -245,7 +245,8 @@ def read_restarted(directory: int) -> int:
 def _make_directory(table: Table) -> int:
     """Open the table's directory, making what is missing on the way: shared levels 0755, the agent's own 0700."""
     path = table.root
-    os.makedirs(path, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # not exist_ok: that would report a failing disk as "File exists"
+        os.makedirs(path)
     for part, mode in [(p, 0o755) for p in os.path.relpath(table.base, table.root).split("/")] + [
         (p, 0o700) for p in table.name.split("/")
     ]:

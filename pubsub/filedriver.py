@@ -207,15 +207,15 @@ class FileSource:
     def _read_restarted(self) -> int:
         try:
             directory = os.open(self._path, _DIRECTORY)
-        except OSError:
-            return 0  # no directory, no signal; another reason is told by the listing
-        try:
-            return read_restarted(directory)
+            try:
+                return read_restarted(directory)
+            finally:
+                os.close(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0  # no directory, no signal
         except OSError as err:
-            self._blame_machine(f"{self._table.path}/{RESTARTED}", err)
+            self._blame_machine(f"{self._path}/{RESTARTED}", err)
             return self._core.restarted
-        finally:
-            os.close(directory)
 
     def _look(self, directory: int | None, name: str, judge: bool) -> None:
         """Compare one file with what was known of it."""

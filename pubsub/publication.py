@@ -67,6 +67,8 @@ class Publication(Generic[T]):
             self._all_suspect = not checkpoint.stands_at_its_path()  # it was moved before it was watched
         except BaseException as err:
             self._watch.close()
+            if self._audience is not None:  # else nobody could publish here while this process lives
+                self._audience.close()
             self._release()
             if isinstance(err, OSError):
                 raise PublishFailed(f"{table.path}: cannot be opened: {err.strerror}") from err

@@ -92,8 +92,12 @@ class SocketAudience:
         """Hang up on everybody and remove the socket's file."""
         for peer in list(self._peers.values()):
             peer.close()
-        if self._listener is not None and self._stands():
-            os.unlink(socketplace.path(self.table))
+        try:
+            if self._listener is not None and self._stands():
+                os.unlink(socketplace.path(self.table))
+        except OSError as err:
+            where = socketplace.path(self.table)
+            log.warning("%s: cannot be removed: %s; the next publisher replaces it", where, err.strerror)
         self._stop_listening()
 
     # What the peers need.

@@ -7,8 +7,10 @@ that breaks a promise is an AssertionError.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import itertools
 import json
 import logging
 import os
@@ -19,21 +21,32 @@ from pathlib import Path
 import msgspec
 
 from pillar.pubsub import Publication as AnyPublication
-from pillar.pubsub import PubSub, PubSubError, hub
+from pillar.pubsub import (
+    PublishFailed,
+    PubSub,
+    PubSubError,
+    Subscription,
+    hub,
+    socketpeer,
+    socketpublisher,
+    socketsubscriber,
+)
 
-OPENS, READS, WRITES = 1, 2, 4
+OPENS, READS, WRITES, WATCHES, MEMORY = 1, 2, 4, 8, 16
 KINDS = {
-    errno.ENOSPC: WRITES,
+    errno.ENOSPC: WRITES | WATCHES,
     errno.EDQUOT: WRITES,
     errno.EROFS: WRITES,
     errno.EIO: OPENS | READS | WRITES,
-    errno.ENOMEM: OPENS | READS | WRITES,
+    errno.ENOMEM: OPENS | READS | WRITES | WATCHES | MEMORY,
     errno.EMFILE: OPENS,
 }
 
 faults = ctypes.CDLL(None)
 faults.fault_arm.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int]
 faults.fault_disarm.restype = ctypes.c_long
+
+TABLES = (("file", False), ("file", True), ("socket", False))
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +58,7 @@ Publication = AnyPublication[Greeting]
 STEPS: list[tuple[str, int | None]] = [("a", 1), ("b", 1), ("a", 2), ("a", 3), ("b", None), ("c", 1), ("b", 2)]
 
 
-def story(root: Path, persistent: bool, n: int, error: int, forever: bool) -> int:
+def story(root: Path, driver: str, persistent: bool, n: int, error: int, forever: bool) -> int:
     """One life with one fault in it; returns how many calls could have failed."""
     shutil.rmtree(root, ignore_errors=True)
     with PubSub(root, "hello") as before:
@@ -53,7 +66,7 @@ def story(root: Path, persistent: bool, n: int, error: int, forever: bool) -> in
     promised: dict[str, int] = {"old": 1}
     told: list[str] = []
     refused: list[tuple[str, int | None]] = []
-    pubsubs = [PubSub(root, "hello"), PubSub(root, "me")]
+    pubsubs = [PubSub(root, "hello", driver=driver), PubSub(root, "me", driver=driver)]
     try:
         faults.fault_arm(n, error, forever, KINDS[error])
         publication = None
@@ -81,6 +94,11 @@ def story(root: Path, persistent: bool, n: int, error: int, forever: bool) -> in
                 faults.fault_pause(1)
                 stands(publication, key, promised.get(key))
                 faults.fault_pause(0)
+            pubsubs[0].wait(0)
+            pubsubs[1].wait(0)
+        if publication is not None:
+            with contextlib.suppress(PublishFailed):
+                publication.signal_restarted()
             pubsubs[0].wait(0)
             pubsubs[1].wait(0)
         matched = int(faults.fault_disarm())
@@ -124,18 +142,22 @@ def stands(publication: Publication, key: str, seq: int | None) -> None:
     assert (json.loads(path.read_bytes())["seq"] if path.exists() else None) == seq
 
 
-def agree(publication: Publication, subscription: object, pubsubs: list[PubSub], promised: dict[str, int]) -> None:
+def agree(
+    publication: Publication, subscription: Subscription[Greeting], pubsubs: list[PubSub], promised: dict[str, int]
+) -> None:
     seen: list[object] = []
-    for _ in range(20):
+    for _ in range(200):
         for pubsub in pubsubs:
             pubsub.wait(0.001)
         table = Path(publication.table.path)
         on_disk = {path.stem: json.loads(path.read_bytes())["seq"] for path in table.glob("[!.]*.json")}
-        followed = {key: item.seq for key, item in subscription.items().items()}  # type: ignore[attr-defined]
-        seen = [promised, on_disk, followed, subscription.is_synchronized]  # type: ignore[attr-defined]
-        if promised == on_disk == followed and seen[3]:
+        followed = {key: item.seq for key, item in subscription.items().items()}
+        counter = table / "restarted"
+        counters = (publication.restarted, int(counter.read_text() if counter.exists() else 0), subscription.restarted)
+        seen = [promised, on_disk, followed, subscription.is_synchronized, counters]
+        if promised == on_disk == followed and seen[3] and len(set(counters)) == 1:
             return
-    raise AssertionError(f"promised, on disk, followed, synchronized: {seen}")
+    raise AssertionError(f"promised, on disk, followed, synchronized, restart counters: {seen}")
 
 
 def errno_text(error: int) -> str:
@@ -144,21 +166,27 @@ def errno_text(error: int) -> str:
 
 def main(root: Path, error: int, first: int, step: int) -> None:
     logging.getLogger("pillar.pubsub").addHandler(logging.NullHandler())
-    hub.RETRY_SECONDS = 0.0
-    for persistent in (False, True):
-        for forever in (False, True):
-            story(root, persistent, 0, error, False)  # loads what is loaded late
-            n = first
-            while True:
-                try:
-                    matched = story(root, persistent, n, error, forever)
-                except BaseException:
-                    print(f"persistent {persistent}, call {n}, for good {forever}", file=sys.stderr)
-                    raise
-                if matched < n:
-                    break
-                n += step
-            print(json.dumps([persistent, forever, matched, len(range(first, matched + 1, step))]), flush=True)
+    hub.RETRY_SECONDS = hub.BLIND_SECONDS = 0.0
+    for module, pause in (
+        (socketpublisher, "_RETRY_SECONDS"),
+        (socketpeer, "_RETRY_SECONDS"),
+        (socketsubscriber, "_REFUSED_SECONDS"),
+    ):
+        assert hasattr(module, pause)
+        setattr(module, pause, 0.0)
+    for (driver, persistent), forever in itertools.product(TABLES, (False, True)):
+        story(root, driver, persistent, 0, error, False)  # loads what is loaded late
+        n = first
+        while True:
+            try:
+                matched = story(root, driver, persistent, n, error, forever)
+            except BaseException:
+                print(f"driver {driver}, persistent {persistent}, call {n}, for good {forever}", file=sys.stderr)
+                raise
+            if matched < n:
+                break
+            n += step
+        print(json.dumps([driver, persistent, forever, matched, len(range(first, matched + 1, step))]), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdint.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OPENS = 1, READS = 2, WRITES = 4 };
+enum { OPENS = 1, READS = 2, WRITES = 4, WATCHES = 8, MEMORY = 16 };
 
 static long left, matched;
 static int error, forever, mask, armed;
@@ -67,3 +71,18 @@ WRAP(WRITES, -1, int, mkdir, (const char *path, mode_t mode), (path, mode))
 WRAP(WRITES, -1, int, mkdirat, (int dir, const char *path, mode_t mode), (dir, path, mode))
 WRAP(OPENS | READS, NULL, DIR *, opendir, (const char *path), (path))
 WRAP(READS, NULL, DIR *, fdopendir, (int fd), (fd))
+WRAP(READS, NULL, struct dirent64 *, readdir64, (DIR *directory), (directory))
+WRAP(READS, -1, int, stat64, (const char *path, struct stat64 *found), (path, found))
+WRAP(READS, -1, int, lstat64, (const char *path, struct stat64 *found), (path, found))
+WRAP(READS, -1, int, fstat64, (int fd, struct stat64 *found), (fd, found))
+WRAP(READS, -1, int, fstatat64, (int dir, const char *path, struct stat64 *found, int flags), (dir, path, found, flags))
+WRAP(WRITES, -1, int, chmod, (const char *path, mode_t mode), (path, mode))
+WRAP(MEMORY, -1, int, flock, (int fd, int how), (fd, how))
+WRAP(WATCHES, -1, int, inotify_add_watch, (int fd, const char *path, uint32_t mask), (fd, path, mask))
+WRAP(OPENS, -1, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
+WRAP(OPENS, -1, int, accept4, (int fd, __SOCKADDR_ARG peer, socklen_t *size, int flags), (fd, peer, size, flags))
+WRAP(WRITES, -1, int, bind, (int fd, __CONST_SOCKADDR_ARG address, socklen_t size), (fd, address, size))
+WRAP(MEMORY, -1, int, connect, (int fd, __CONST_SOCKADDR_ARG address, socklen_t size), (fd, address, size))
+WRAP(MEMORY, -1, ssize_t, send, (int fd, const void *data, size_t size, int flags), (fd, data, size, flags))
+WRAP(MEMORY, -1, ssize_t, recv, (int fd, void *data, size_t size, int flags), (fd, data, size, flags))
+WRAP(MEMORY, -1, ssize_t, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags))
