@@ -31,7 +31,9 @@ class SocketDriver:
         self._dialect = dialect
 
     def store(self, table: Table, group: int | None) -> Checkpoint:
-        """The table's directory, locked. Raises TableHeld."""
+        """The table's directory, locked. Raises TableHeld, and BadName for a topic too long for a socket."""
+        if table.agent:
+            socketplace.check(table)
         return Checkpoint(table, group)
 
     def audience(self, publication: Publication[Any], hub: PubSub) -> Audience | None:
@@ -43,9 +45,10 @@ class SocketDriver:
         return SocketAudience(publication, hub, self._dialect)
 
     def source(self, subscription: Subscription[Any], hub: PubSub) -> Source:
-        """The table's socket, connected to as soon as it appears."""
+        """The table's socket, connected to as soon as it appears. Raises BadName for a topic too long for a socket."""
         if not socketplace.has_socket(subscription.table):
             return FileSource(subscription, hub)
+        socketplace.check(subscription.table)
         from pillar.pubsub.socketsubscriber import SocketSource
 
         return SocketSource(subscription, hub)

@@ -13,7 +13,11 @@ import stat
 import struct
 from collections.abc import Iterator
 
+from pillar.pubsub.errors import BadName
 from pillar.pubsub.names import Table
+
+# What an address leaves for a topic: `/proc/self/fd/<seven digits>/.<Topic>.sock`, as a publisher binds it.
+MAX_TOPIC_BYTES = 107 - len("/proc/self/fd/1234567/..sock")
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -24,6 +28,13 @@ _FILES_ONLY = ("zedclient",)
 def has_socket(table: Table) -> bool:
     """Whether EVE's subscribers use a socket for this table: not for global ones and zedclient's."""
     return bool(table.agent) and table.agent not in _FILES_ONLY
+
+
+def check(table: Table) -> None:
+    """Refuse a topic whose socket could not be bound or connected to. Raises BadName."""
+    size = len(table.topic.encode())
+    if size > MAX_TOPIC_BYTES:
+        raise BadName(f"topic {table.topic!r} has {size} bytes, at most {MAX_TOPIC_BYTES} fit into a socket's address")
 
 
 def parts(table: Table) -> list[str]:

@@ -56,7 +56,7 @@ TAKEN_NAMES = {
     "decomposed": NFD,
     "right to left": "\u202egnp.exe",
 }
-TOO_LONG_KEYS = {f"{size} bytes": "x" * size for size in range(251, 256)}
+TOO_LONG_KEYS = {f"{size} bytes": "x" * size for size in range(251, 256)}  # a directory may have such a name
 
 
 def table(root: Path) -> Path:
@@ -124,15 +124,32 @@ def test_an_agent_a_scope_a_topic_is_refused_and_nothing_is_made(root: Path, par
     assert list(root.rglob("*")) == []
 
 
-@pytest.mark.parametrize("part", ["agent", "scope"])
-@pytest.mark.parametrize("name", TAKEN_NAMES)
-def test_an_agent_a_scope_is_taken_as_it_is(root: Path, part: str, name: str) -> None:
-    parts = {"agent": "hello", "scope": ""} | {part: TAKEN_NAMES[name]}
+@pytest.mark.parametrize("part", ["agent", "scope", "topic"])
+@pytest.mark.parametrize("name", TAKEN_NAMES | TOO_LONG_KEYS)
+def test_an_agent_a_scope_a_topic_is_taken_as_it_is(root: Path, part: str, name: str) -> None:
+    parts = {"agent": "hello", "scope": "", "topic": "Greeting"} | {part: (TAKEN_NAMES | TOO_LONG_KEYS)[name]}
+    record_type = msgspec.defstruct(parts["topic"], [("seq", int, 0)])
     with PubSub(root, parts["agent"]) as pubsub, PubSub(root) as reader:
-        pubsub.publication(Greeting, scope=parts["scope"]).publish("k", Greeting(seq=7))
-        subscription = reader.subscription(parts["agent"], Greeting, scope=parts["scope"])
+        pubsub.publication(record_type, scope=parts["scope"]).publish("k", record_type(seq=7))
+        subscription = reader.subscription(parts["agent"], record_type, scope=parts["scope"])
         reader.wait(0)
-        assert subscription.items() == {"k": Greeting(seq=7)}
+        assert subscription.items() == {"k": record_type(seq=7)}
+    assert (root / "run" / parts["agent"] / parts["scope"] / parts["topic"] / "k.json").exists()
+
+
+def test_a_topic_that_no_socket_address_has_room_for_is_refused_and_nothing_is_made(root: Path) -> None:
+    with PubSub(root, "hello", driver="socket") as pubsub:
+        fits, too_long = (msgspec.defstruct("T" * size, [("seq", int, 0)]) for size in (79, 80))
+        for opened in (pubsub.publication, lambda record_type: pubsub.subscription("hello", record_type)):
+            with pytest.raises(BadName, match="has 80 bytes, at most 79 fit into a socket's address"):
+                opened(too_long)
+        assert list(root.rglob("*")) == []
+        publication = pubsub.publication(fits)
+        publication.publish("k", fits(seq=7))
+        subscription = pubsub.subscription("hello", fits)
+        while not subscription.is_synchronized:
+            pubsub.wait(1)
+        assert subscription.items() == {"k": fits(seq=7)}
 
 
 def test_no_terminal_escape_reaches_the_screen(root: Path) -> None:
@@ -318,6 +335,35 @@ def test_a_table_is_its_owners_alone_unless_it_names_a_group(root: Path) -> None
         pubsub.publication(Greeting, group="nobodies")
 
 
+PUBLISH_AS_NOBODY = """
+import os, sys, msgspec
+from pillar.pubsub import PubSub, PublishFailed
+class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str = ""
+    seq: int = 0
+os.setgroups([])
+os.setgid(1234)
+os.setuid(65534)
+try:
+    PubSub(sys.argv[1], "hello").publication(Greeting).publish("k", Greeting(text="not mine"))
+except PublishFailed as err:
+    print(err)
+"""
+
+
+@pytest.mark.parametrize("driver", ["file", "socket"])
+def test_only_its_owners_processes_can_publish_not_even_the_group_that_reads(root: Path, driver: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("becoming somebody else needs root")
+    root.chmod(0o755)
+    with PubSub(root, "hello", driver=driver) as pubsub:
+        pubsub.publication(Greeting, group=1234).publish("k", Greeting(text="mine"))
+    command = [sys.executable, "-c", PUBLISH_AS_NOBODY, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == f"{table(root)}: cannot be opened: Permission denied\n", done.stderr
+    assert (table(root) / "k.json").read_text() == '{"text":"mine","seq":0}'
+
+
 @pytest.mark.parametrize("where", ["inside the root", "outside", "dangling", "to itself", "to a file"])
 def test_a_linked_topic_directory_is_followed_or_named(root: Path, where: str, tmp_path: Path) -> None:
     table(root).parent.mkdir(parents=True)
@@ -415,7 +461,7 @@ def test_a_record_cut_at_any_byte_is_never_taken(root: Path) -> None:
 
 def test_the_rows_are_counted() -> None:
     keys = len(REFUSED_NAMES) + len(TOO_LONG_KEYS) + len(TAKEN_NAMES)
-    parts = 4 * len(REFUSED_NAMES) - 3 + 2 * len(TAKEN_NAMES)
+    parts = 4 * len(REFUSED_NAMES) - 3 + 3 * (len(TAKEN_NAMES) + len(TOO_LONG_KEYS))
     rows = keys + parts + 2 * len(PLANTED) + len(CONTENTS)
     print(f"\nhostile input: {rows} rows of names, planted files and contents, each with its outcome")
     assert rows > 120
