@@ -1,4 +1,4 @@
-"""Every recorded checkpoint tree of EVE: our publisher leaves the same files, and loads what EVE's left."""
+"""Every recorded checkpoint tree of EVE: ours leaves the same files, and loads and follows what EVE's left."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from golden_wire import GOLDEN, Item, LargeItem, run_step, scenarios
+from support import wait_for
 
 from pillar.pubsub import Publication, PubSub, decode
 from pillar.topics import find_type
@@ -106,22 +107,63 @@ def test_our_publisher_leaves_the_files_that_eves_left(root: Path, tree: Tree) -
     assert directory == 0o700
 
 
+def put_down(root: Path, place: Place) -> Path:
+    """EVE's files in a table that nobody publishes."""
+    table = root / place.directory
+    table.mkdir(parents=True)
+    for name, text in place.files.items():
+        (table / name).write_text(text)
+    return table
+
+
+def readable_of(place: Place) -> dict[str, Any]:
+    """The records that are whole, by key."""
+    whole = {}
+    for name, text in place.files.items():
+        if name.endswith(".json") and not name.startswith(".") and text not in ("", '{"Alpha":'):
+            whole[name.removesuffix(".json")] = decode(place.type, text.encode())
+    return whole
+
+
+@pytest.mark.parametrize("tree", TREES, ids=name_of)
+def test_our_subscriber_by_file_follows_an_eve_agents_directory(root: Path, tree: Tree) -> None:
+    for place in places(tree):
+        with PubSub(root) as pubsub:
+            follow(pubsub, root, place)
+
+
+def follow(pubsub: PubSub, root: Path, place: Place) -> None:
+    """An EVE agent comes, leaves these files and removes its records, under the eyes of a subscriber."""
+    told: list[str] = []
+    subscription = pubsub.subscription(
+        "" if place.agent == "global" else place.agent,
+        place.type,
+        scope=place.scope,
+        persistent=place.persistent,
+        create=lambda key, new: told.append(key),
+    )
+    pubsub.wait(0)
+    table = put_down(root, place)
+    readable = readable_of(place)
+    wait_for(lambda: pubsub.wait(0) or subscription.is_synchronized, "the table to be read")
+    assert subscription.items() == readable
+    assert sorted(told) == sorted(readable)
+    signalled = place.files.get("restarted")
+    assert subscription.restarted == (0 if signalled is None else int(signalled or "1"))
+    for key in readable:
+        (table / f"{key}.json").unlink()
+    wait_for(lambda: pubsub.wait(0) or not subscription.keys(), "the removed records to be noticed")
+
+
 @pytest.mark.parametrize("tree", TREES, ids=name_of)
 def test_our_publisher_loads_what_eves_left_and_rewrites_nothing(root: Path, tree: Tree) -> None:
     for place in places(tree):
-        table = root / place.directory
-        table.mkdir(parents=True)
-        for name, text in place.files.items():
-            (table / name).write_text(text)
+        table = put_down(root, place)
         before = {path.name: path.stat() for path in table.iterdir()}
         with PubSub(root, place.agent) as pubsub:
             publication = place.open(pubsub)
             held, restarted = publication.items(), publication.restarted
-        readable = {}
-        for name, text in place.files.items():
-            key = name.removesuffix(".json")
-            if name.endswith(".json") and not name.startswith(".") and text not in ("", '{"Alpha":'):
-                readable[key] = decode(place.type, text.encode())
+        readable = readable_of(place)
         if place.persistent and "lost.json.bak" in place.files:
             readable |= {"lost": Item(Alpha=11), "emptywithbak": Item(Alpha=12)}
         assert held == readable

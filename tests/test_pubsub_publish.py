@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from support import running
 
-from pillar.pubsub import BadKey, BadName, PublishFailed, PubSub, TableHeld, TopicMismatch
+from pillar.pubsub import BadKey, BadName, PublishFailed, PubSub, TableHeld, TopicMismatch, decode
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -221,6 +221,47 @@ def test_kill_9_anywhere_leaves_what_publish_returned_for_or_that_plus_the_one_i
             assert held.text == "x" * 5000
             if said:
                 assert held.seq - int(said[-1]) in (0, 1)
+
+
+PUBLISH_FOREVER = """
+import itertools, msgspec, sys
+from pillar.pubsub import PubSub
+class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: str = ""
+    seq: int = 0
+publication = PubSub(sys.argv[1], "hello").publication(Greeting, persistent=len(sys.argv) > 2)
+before = publication.get("k")
+for seq in itertools.count(1 if before is None else before.seq + 1):
+    publication.publish("k", Greeting(text=str(seq % 10) * 300_000, seq=seq))
+    print(seq, flush=True)
+"""
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_reader_never_sees_half_a_record_even_when_the_publisher_is_killed(root: Path, persistent: bool) -> None:
+    base = root / ("persist/status" if persistent else "run")
+    seen: list[Greeting] = []
+    with PubSub(root) as reading:
+        subscription = reading.subscription("hello", Greeting, persistent=persistent)
+        for _ in range(3):
+            arguments = [root, "persistent"] if persistent else [root]
+            with running("python", "-c", PUBLISH_FOREVER, *arguments, stdout=subprocess.PIPE) as publisher:
+                assert publisher.stdout is not None
+                publisher.stdout.readline()
+                for _ in range(40):
+                    with (base / "hello/Greeting/k.json").open("rb") as file:  # as `cat` does
+                        seen.append(decode(Greeting, file.read()))
+                    reading.wait(0)
+                    followed = subscription.get("k")
+                    assert followed is not None
+                    assert followed.text == str(followed.seq % 10) * 300_000
+                    publisher.stdout.readline()
+                publisher.send_signal(signal.SIGKILL)
+                publisher.wait(timeout=10)
+    assert all(record.text == str(record.seq % 10) * 300_000 for record in seen)
+    numbers = [record.seq for record in seen]
+    assert numbers == sorted(numbers)  # never back in time, over the kills too
+    assert subscription.rejected_count == 0
 
 
 def test_a_live_publisher_puts_back_what_others_delete_overwrite_or_remove(root: Path) -> None:
