@@ -345,6 +345,26 @@ def test_leftovers_with_neither_configuration_nor_status_are_stopped_and_later_r
     assert decided(None, None, done=Done(Kind.REMOVE)) == Decision(None)
 
 
+@pytest.mark.parametrize(
+    ("config", "status", "expected"),
+    [
+        (None, None, Kind.SWEEP),  # nobody mentions it
+        (INACTIVE, PREPARED, Kind.SWEEP),
+        (CONFIG, but(HALTED, LastErr="it stopped by itself"), Kind.SWEEP),
+        (CONFIG, HALTED, Kind.BOOT),  # which begins by ending what is there
+        (CONFIG, but(PREPARED, State=SwState.HALTING), Kind.HALT),
+    ],
+)
+def test_what_a_dead_domainmgr_left_is_ended_once(
+    config: DomainConfig | None, status: DomainStatus | None, expected: Kind
+) -> None:
+    assert kind(decided(config, status, left_over=True)) is expected
+    assert decided(config, status, left_over=True).status == decided(config, status).status
+    assert kind(decided(config, status)) is (None if expected is Kind.SWEEP else expected)
+    assert kind(decided(config, status, left_over=True, domain=RUNS)) is not Kind.SWEEP
+    assert kind(decided(config, status, left_over=True, busy=Kind.HALT)) is None
+
+
 # The whole state space.
 
 

@@ -19,5 +19,6 @@ is tried again after DomainBootRetryTime. An error never needs more than a chang
 Restart: domains go on without domainmgr. A new one finds them through the backend (`adopt`, `status`), publishes the
 same domain id, watches them again, and takes up what the status says was in flight. A status whose
 configuration is gone is removed once the table of configurations is complete. A domain that has neither is stopped
-then, and what it stored is deleted after VdiskGCTime: after a reboot it may be wanted again.
+then, and what it stored is deleted after VdiskGCTime: after a reboot it may be wanted again. What a domain that does
+not run has left in the kernel (processes, vifs, control groups) and half-made copies go at once.
 """

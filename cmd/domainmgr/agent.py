@@ -59,6 +59,7 @@ class DomainMgr(Agent):
         self._retry_at: dict[str, float] = {}  # monotonic
         self._watched: dict[str, int] = {}  # uuid -> descriptor that says when the domain ends
         self._unused_since: dict[str, float] = {}  # file name of a copy -> monotonic
+        self._left_over = self.tools.hypervisors.adopt()  # uuids; looked at once, unless it runs or is worked at anyway
         self._unmentioned_since: dict[str, float] = {}  # uuid that only a backend knows -> monotonic
 
         self.statuses = self.pubsub.publication(DomainStatus)
@@ -133,6 +134,7 @@ class DomainMgr(Agent):
             done=self._done.get(uuid),
             changed=uuid in self._changed,
             retry_due=self._retry_at.get(uuid, float("inf")) <= time.monotonic(),
+            left_over=uuid in self._left_over,
             expired=self._has_expired(uuid),
             adapters_error=adapters.reservation_error(table, owned, uuid, wanted, pci.devices() if wanted else {}),
             boot_retry_s=float(self.settings.DomainBootRetryTime),
@@ -183,9 +185,13 @@ class DomainMgr(Agent):
             result = work.done(piece, outcome, self.log, uuid)
             if result is not None:
                 self._done[uuid] = result
+                if result.error and self.statuses.get(uuid) is None:  # there is no status to show it
+                    self.log.warning("%s: %s failed: %s", uuid, piece.kind.value, result.error)
             self.queue.mark(uuid)
             self.tables.mark(IMAGES)
 
+        if piece.kind is not Kind.PREPARE:  # all others begin by ending what is there
+            self._left_over.discard(uuid)
         self._working[uuid] = piece.kind
         self.workers.submit(uuid, run, ended)
 

@@ -11,7 +11,7 @@ repeated. So whatever is in the status without work in flight (BOOTING, HALTING,
 killed domainmgr did not finish, and the same arm that first asked for it asks for it again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import msgspec
@@ -66,6 +66,7 @@ class Facts:
     done: Done | None = None  # work that ended since the last step
     changed: bool = False  # the configuration was modified since the last step that could act on it
     retry_due: bool = False  # the time that the last step asked for is over
+    left_over: bool = False  # this domainmgr found something kept of it when it began, and has not ended that since
     expired: bool = False  # something is kept of a domain that nobody has mentioned for VdiskGCTime
     adapters_error: str = ""  # why the adapters it wants cannot be reserved
     boot_retry_s: float = 600.0
@@ -82,7 +83,21 @@ class Decision:
 
 
 def step(config: DomainConfig | None, status: DomainStatus | None, facts: Facts) -> Decision:
-    """Decide one domain's next move."""
+    """Decide one domain's next move. Of a domain that does not run, what an earlier domainmgr left is ended once.
+
+    Most left-overs have work of their own that ends them too (a start, a stop); those of a domain that stopped by
+    itself just before the kill, and those of one that nobody mentions any more, have none.
+    """
+    decision = decided(config, status, facts)
+    idle = decision.work is None and facts.busy is None and facts.domain.phase is Phase.GONE
+    if idle and facts.left_over:
+        disks = status.DiskStatusList if status is not None else None
+        return replace(decision, work=Work(Kind.SWEEP, disks or ()))
+    return decision
+
+
+def decided(config: DomainConfig | None, status: DomainStatus | None, facts: Facts) -> Decision:
+    """`step` without left-overs."""
     if config is None or (status is not None and status.PendingDelete):  # a removal that began is finished first
         return do_delete(status, facts)
     if facts.busy is not None:

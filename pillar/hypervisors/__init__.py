@@ -118,7 +118,10 @@ class Hypervisor(Protocol):
         """
 
     def adopt(self) -> set[str]:
-        """The UUIDs of all domains this backend keeps anything for, running or not."""
+        """The UUIDs of all domains this backend keeps anything for, running or not, if only a vif or a control group.
+
+        What is not marked as this root's is nobody's here.
+        """
 
     def cleanup(self, uuid: str) -> None:
         """Remove all that `prepare` and `start` made. Raises HypervisorError when the domain still runs."""

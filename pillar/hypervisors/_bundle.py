@@ -120,6 +120,11 @@ class Bundle:
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)
 
+    def drop_unfinished(self) -> None:
+        """Remove a tree that was being unpacked when domainmgr was killed: it may be large."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.directory / f"{ROOTFS}.tmp")
+
     def remove(self) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(self.directory)

@@ -172,22 +172,28 @@ class QemuHypervisor:
             self._quit(uuid)
         self._domains.end_all(uuid, 0)
         self._remove_group(uuid)
-        if self._domains.home(uuid).exists():
-            _vifs.remove(_vifs.Owner(self._where.root, uuid))
+        self._remove_vifs(uuid)
 
     def console(self, uuid: str) -> Path | None:
         socket = self._domains.home(uuid) / _machine.CONSOLE
         return socket if socket.exists() and self.status(uuid).phase is Phase.RUNNING else None
 
     def adopt(self) -> set[str]:
-        return self._domains.adopt() | {name.removeprefix(self._prefix) for name in _cgroup.names(self._prefix)}
+        return self._known() | _vifs.owners(self._where.root, "tun")
 
     def cleanup(self, uuid: str) -> None:
         if self._domains.status(uuid).phase is Phase.GONE:
             self._remove_group(uuid)
-            if self._domains.home(uuid).exists():
-                _vifs.remove(_vifs.Owner(self._where.root, uuid))  # first: the directory says that there may be some
+            self._remove_vifs(uuid)
         self._domains.cleanup(uuid)
+
+    def _known(self) -> set[str]:
+        """Those of which more is left than a vif."""
+        return self._domains.adopt() | {name.removeprefix(self._prefix) for name in _cgroup.names(self._prefix)}
+
+    def _remove_vifs(self, uuid: str) -> None:
+        if uuid in _vifs.owners(self._where.root, "tun"):
+            _vifs.remove(_vifs.Owner(self._where.root, uuid))
 
     def _group(self, uuid: str) -> str:
         return self._prefix + uuid
@@ -224,7 +230,7 @@ class QemuHypervisor:
         owner = _vifs.Owner(self._where.root, domain.uuid)
         if not wanted:
             return
-        _vifs.sweep(self._where.root, keep=self.adopt(), kind="tun")
+        _vifs.sweep(self._where.root, keep=self._known(), kind="tun")
         _vifs.remove(owner, keep={vif.Vif for vif in wanted})
         for vif in wanted:
             _vifs.make_tap(vif, owner)

@@ -167,7 +167,8 @@ class RuncHypervisor:
         return descriptor
 
     def stop(self, uuid: str, grace_s: float) -> None:
-        if not self._lock(uuid).exists() and not _cgroup.directories(self._group(uuid)):
+        self._bundle(uuid).drop_unfinished()
+        if not (self._lock(uuid).exists() or _cgroup.directories(self._group(uuid)) or self._has_vifs(uuid)):
             return  # nothing was ever started: a start makes the lock first, and every container has its group
         holder = self._holder(uuid)
         if holder is not None and holder.init is not None:
@@ -189,6 +190,7 @@ class RuncHypervisor:
             with suppress(FileNotFoundError):
                 found |= {entry.name for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)}
         found.discard(self._state.name)
+        found |= _vifs.owners(self._where.root, "veth")
         return found | {name.removeprefix(self._prefix) for name in _cgroup.names(self._prefix)}
 
     def cleanup(self, uuid: str) -> None:
@@ -349,7 +351,7 @@ class RuncHypervisor:
         stuck = _cgroup.remove(group)
         if stuck:
             raise HypervisorError(f"the control group {stuck[0]} cannot be removed")
-        if self._bundle(uuid).job().get("clients"):
+        if self._has_vifs(uuid):
             _vifs.remove(_vifs.Owner(self._where.root, uuid))
 
     # What is known of a domain.
@@ -385,6 +387,9 @@ class RuncHypervisor:
             child = self._children.get(uuid)
             if child is not None and child.poll() is not None:
                 del self._children[uuid]
+
+    def _has_vifs(self, uuid: str) -> bool:
+        return uuid in _vifs.owners(self._where.root, "veth")
 
     def _bundle(self, uuid: str) -> Bundle:
         return Bundle(self._data / uuid, self._where)
