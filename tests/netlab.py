@@ -287,7 +287,8 @@ class NetLab:
             f"http {{ default_type application/octet-stream; types {{ application/x-ns-proxy-autoconfig dat; }} "
             "log_format from '$remote_addr $request_method $uri $status';"
             f"access_log {self.access_log} from; {temporary} "
-            f"server {{ listen 80; listen 443 ssl; ssl_certificate {certificate}; ssl_certificate_key {key};"
+            "server { listen 80; listen [::]:80; listen 443 ssl; listen [::]:443 ssl; "
+            f"ssl_certificate {certificate}; ssl_certificate_key {key};"
             f"root {self.web_root}; }} }}"
         )
         self._processes["nginx"] = self.controller.popen(

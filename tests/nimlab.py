@@ -98,6 +98,11 @@ class Managed:
         infos = self.port(name).get("AddrInfoList") or ()
         return [info["Addr"] for info in infos if ":" not in info["Addr"]]
 
+    def shown_ipv6(self, name: str) -> list[str]:
+        """The port's IPv6 addresses, without those of the link alone."""
+        infos = self.port(name).get("AddrInfoList") or ()
+        return [info["Addr"] for info in infos if ":" in info["Addr"] and not info["Addr"].startswith("fe80:")]
+
     # ---- what the kernel says
 
     def addresses(self, name: str) -> list[str]:

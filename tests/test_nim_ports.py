@@ -11,7 +11,7 @@ import subprocess
 import urllib.request
 
 import pytest
-from netlab import CONTROLLER
+from netlab import CONTROLLER, CONTROLLER_NAME
 from nimlab import PATIENCE_S, PING, Managed, port, static
 from servers import eventually
 
@@ -244,3 +244,38 @@ def test_the_test_url_may_be_anybody(managed: Managed) -> None:
         lambda: set(managed.lab.requests("/anybody")[:1]) & set(managed.shown("eth0") + managed.shown("eth1")),
         "its own request",
     )
+
+
+def test_addresses_that_routers_advertise_are_shown_and_decide_the_port(managed: Managed) -> None:
+    lab = managed.lab
+    prefixes = {"eth0": "fd00:10:", "eth1": "fd00:20:"}
+    for which, prefix in enumerate(prefixes.values()):
+        lab.controller.run("ip", "addr", "add", f"{prefix}:1/64", "dev", f"lan{which}", "nodad")
+    lab.controller.run("ip", "addr", "add", "fd00:99::1/128", "dev", "lo", "nodad")
+    ranges = [f"--dhcp-range={prefix}:,ra-only,64" for prefix in prefixes.values()]
+    lab.start_dnsmasq("--enable-ra", *ranges, f"--host-record={CONTROLLER_NAME},fd00:99::1")
+    managed.overrides.write("six", Version=1, Ports=[port("eth0"), port("eth1")])
+    managed.agent.start()
+    managed.wait_in_force("six")
+    for name, prefix in prefixes.items():
+        managed.wait(lambda name=name: managed.shown_ipv6(name), f"an IPv6 address on {name}")
+        assert all(address.startswith(prefix) for address in managed.shown_ipv6(name))
+    lab.serve("/which", b"")
+
+    def answered(address: str) -> bool:
+        connection = http.client.HTTPConnection("[fd00:99::1]", timeout=5, source_address=(address, 0))
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request("GET", "/which")
+            return connection.getresponse().status == 200
+        return False
+
+    for name, other in (("eth1", "eth0"), ("eth0", "eth1")):
+        (address, *_) = managed.shown_ipv6(name)
+        managed.wait(lambda address=address: lab.device.call(lambda: answered(address)), f"an answer to {address}")
+        assert lab.requests("/which")[-1:] == [address]
+        route = lab.device.run("ip", "-6", "route", "get", "fd00:99::1", "from", address)
+        assert f" dev {name} " in route and f" dev {other} " not in route
+    # zedrouter forwards for its apps: the addresses stay.
+    lab.device.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    setting = lab.device.run("sysctl", "-n", "net.ipv6.conf.eth0.accept_ra")
+    assert setting.strip() == "2"

@@ -9,6 +9,7 @@ So lost events (ENOBUFS when the queue was full), doubled and merged ones do no 
 import errno
 import os
 import socket
+from pathlib import Path
 from typing import Any, Final
 
 from pyroute2.iproute import IPRoute
@@ -35,6 +36,7 @@ _EVERYWHERE = {socket.AF_INET: "0.0.0.0/0", socket.AF_INET6: "::/0"}
 _IPV6_METRIC = 1024
 _SCOPE_LINK = 253
 _RTPROT_RA = 9
+_ALWAYS: Final = "2"  # of accept_ra; 1 is: unless it forwards
 _DONE_ALREADY: Final = {
     "up": (errno.ENODEV,),
     "add": (errno.EEXIST, errno.ENODEV),
@@ -130,6 +132,18 @@ class Kernel:
                     self._route.rule(change.action, **_rule_words(rule))
         except NetlinkError as err:
             return "" if err.code in _DONE_ALREADY[change.action] else os.strerror(err.code)
+        return ""
+
+    def listen_to_routers(self, name: str) -> str:
+        """Have the kernel take router advertisements on this link whether it forwards or not; "" or why it cannot."""
+        setting = Path("/proc/sys/net/ipv6/conf", name, "accept_ra")
+        try:
+            if setting.read_text().strip() != _ALWAYS:
+                setting.write_text(_ALWAYS)
+        except FileNotFoundError:  # no IPv6 here, or the link is gone, of which an event tells
+            return ""
+        except OSError as err:
+            return f"{setting}: {err.strerror}"
         return ""
 
     def close(self) -> None:

@@ -72,6 +72,7 @@ class Manager:
         self._probes = Workers(loop, 1)
         self._timers: dict[str, Timer] = {}
         self._refused: dict[str, str] = {}  # interface: what the kernel says against its set-up
+        self._deaf: dict[str, str] = {}  # interface: why router advertisements cannot be asked for
         # What is known about the trial's config; all of it begins anew with another one.
         self._tried: dict[Way, Answer] = {}
         self._asked: tuple[Way, ...] = ()
@@ -131,7 +132,7 @@ class Manager:
     def _facts(self, trial: Trial) -> tuple[Facts, Plan]:
         links, addresses, gateways = self._kernel.read()
         leases = self._leases(trial)
-        planned = plan(trial.config, links, leases)
+        planned = plan(trial.config, links, leases, addresses, gateways)
         problems = {**self._refused, **self._clients.errors, **planned.problems}
         facts = Facts(links, addresses, gateways, managed=True, leases=leases, problems=problems, pacs=self._pacs.found)
         return facts, planned
@@ -152,6 +153,7 @@ class Manager:
         wanted = {names[index] for index in planned.wiring.ports}
         for name in sorted(wanted):
             self._folder.claim(name)
+            self._listen_to_routers(name)
         left = self._folder.claimed() - wanted
         requested = {name: lease.address for name, lease in facts.leases.items()}
         self._clients.keep({name: self._folder.lease_path(name) for name in planned.dhcp}, requested)
@@ -184,6 +186,14 @@ class Manager:
         self._set_timer("refused", _REFUSED_RETRY_S if refused else None)
         for name in left - set(refused):
             self._folder.release(name)
+
+    def _listen_to_routers(self, name: str) -> None:
+        """Also on a device that forwards IPv6 for its apps: it would not take addresses by advertisements any more."""
+        why = self._kernel.listen_to_routers(name)
+        if why != self._deaf.get(name, ""):
+            self._deaf[name] = why
+            if why:
+                self._log.warning("port %s may lose its IPv6 addresses when zedrouter forwards IPv6: %s", name, why)
 
     def _renew_where_a_cable_came_back(self, planned: Plan, facts: Facts) -> None:
         """It may lead somewhere else now. A client without a lease asks every few seconds anyway."""

@@ -8,7 +8,7 @@ decides the port; and a default route in the main table while there is a carrier
 
 Routes and rules carry PROTOCOL, by which nim knows its own; all others stay, but for default routes that someone else
 put on a port. On its ports nim keeps no permanent address besides the wanted ones; what the kernel makes itself
-(link-local, autoconfiguration) stays.
+(link-local, autoconfiguration) stays, and an address that a router advertised gets a table and a rule like any other.
 """
 
 from __future__ import annotations
@@ -79,8 +79,19 @@ class Plan:
     problems: Mapping[str, str] = field(default_factory=dict)  # interface name: why it cannot be set up
 
 
-def plan(config: DevicePortConfig | None, links: tuple[Link, ...], leases: Mapping[str, Lease]) -> Plan:
-    """What `config` asks for on these links. A port that cannot be set up is a problem; the others are set up."""
+def plan(
+    config: DevicePortConfig | None,
+    links: tuple[Link, ...],
+    leases: Mapping[str, Lease],
+    advertised: Iterable[Address] = (),
+    gateways: Iterable[tuple[int, str]] = (),
+) -> Plan:
+    """What `config` asks for on these links. A port that cannot be set up is a problem; the others are set up.
+
+    `advertised` are addresses that the kernel has now; those of IPv6 that it made itself from a router's advertisement
+    are its own, as are their routes in the main table: here they get what makes a source address decide the port.
+    `gateways` are the default routes' (link, next hop).
+    """
     by_name = {link.name: link for link in links}
     ports = tuple(port for port in (config.Ports if config is not None else None) or () if managed(port))
     metrics = {port.IfName: FIRST_METRIC + place for place, port in enumerate(free_first(ports))}
@@ -112,6 +123,12 @@ def plan(config: DevicePortConfig | None, links: tuple[Link, ...], leases: Mappi
         addresses.add(Address(link.index, str(address.ip), address.network.prefixlen))
         routes |= _routes(link.index, address, gateway, metric)
         rules.add(Rule(f"{address.ip}/{address.max_prefixlen}", FIRST_TABLE + link.index))
+    for found in advertised:
+        address = ipaddress.ip_interface(f"{found.address}/{found.prefix_len}")
+        if found.index in owned and found.dynamic and address.version == 6 and not address.is_link_local:
+            gateway = next((hop for index, hop in gateways if index == found.index and ":" in hop), "")
+            routes |= _routes(found.index, address, gateway, None)
+            rules.add(Rule(f"{address.ip}/128", FIRST_TABLE + found.index))
     wiring = Wiring(frozenset(owned), frozenset(addresses), frozenset(routes), frozenset(rules))
     return Plan(wiring, tuple(dhcp), problems)
 
