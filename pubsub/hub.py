@@ -246,7 +246,8 @@ class PubSub:
     def wait(self, timeout: float | None = None) -> None:
         """Wait for something to happen, for at most `timeout` seconds, and handle all of it.
 
-        Raises InsideHandler when a handler calls it, as `process`, `run` and a loop over a subscription do.
+        Raises InsideHandler when a handler calls it, and TableHeld when another process has taken a table that is
+        published here (its directory was removed), as `process`, `run` and a loop over a subscription do.
         """
         self._check_outside()
         limit = self.timeout()

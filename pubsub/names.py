@@ -88,6 +88,8 @@ def ledger_path(table: Table, agent: str, name: str) -> str:
 
 def check_key(key: str, *, persistent: bool) -> None:
     """Refuse a key that cannot be a file name of its own in a table; spaces and any UTF-8 are fine. Raises BadKey."""
+    if not isinstance(key, str):
+        raise BadKey(f"key {key!r} is of type {type(key).__name__}, a key is text")
     limit = MAX_PERSISTENT_KEY_BYTES if persistent else MAX_KEY_BYTES
     # The common key is short ASCII: three scans in C and done.
     if key.isascii() and 0 < len(key) <= limit and key[0] != "." and "/" not in key and "\0" not in key:

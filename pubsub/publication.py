@@ -136,7 +136,8 @@ class Publication(Generic[T]):
         """Changes to a persistent table that become durable together, at the end of the block, by one flush of names.
 
         Inside, `publish` and `unpublish` work as ever, except that a power cut before the end of the block may take
-        back any of them, each as a whole. Ordinary tables lose nothing by it. Raises PublishFailed at its end.
+        back any of them, each as a whole. Ordinary tables lose nothing by it. Raises PublishFailed at its end. An
+        `unpublish` of a key that has a backup flushes once by itself (see Checkpoint.remove).
         """
         self._check_open()
         self._set_batching(True)

@@ -233,9 +233,7 @@ class Subscription(Generic[T]):
                 handler(counter)
             else:
                 handler()
-        except (
-            Exception
-        ):  # the boundary between the library and its user's code: one key's failure must not stop the rest
+        except Exception:  # the boundary to the user's code: one key's failure must not stop the rest
             log.exception("%s: the %s handler of key %r failed", self.table.name, kind, key)
             return
         if self._changes is None:

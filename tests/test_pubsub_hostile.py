@@ -77,6 +77,15 @@ def test_a_key_is_refused_and_nothing_changes(root: Path, name: str) -> None:
         assert sorted(path.name for path in table(root).iterdir()) == [".lock", ".staging", "good.json"]
 
 
+@pytest.mark.parametrize("key", [3, None, b"k", ("k",)])
+def test_a_key_that_is_no_text_is_refused_as_such(root: Path, key: object) -> None:
+    with PubSub(root, "hello") as pubsub:
+        publication = pubsub.publication(Greeting)
+        with pytest.raises(BadKey, match=f"is of type {type(key).__name__}, a key is text"):
+            publication.publish(key, Greeting())  # type: ignore[arg-type]
+        assert publication.keys() == []
+
+
 @pytest.mark.parametrize("name", TAKEN_NAMES)
 def test_a_key_is_taken_as_it_is(root: Path, name: str) -> None:
     key = TAKEN_NAMES[name]

@@ -1,4 +1,4 @@
-"""The ten-line scripts of the README, run as they stand there."""
+"""The short scripts of README and docs/pubsub.md, run as they stand there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from conftest import CHECKOUT
 from support import running
 
-SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL))
+PAGES = "".join((CHECKOUT / page).read_text() for page in ("README.md", "docs/pubsub.md"))
+SCRIPTS = dict(re.findall(r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", PAGES, re.DOTALL))
 
 
 @pytest.fixture
@@ -22,11 +23,11 @@ def scripts(tmp_path: Path) -> Path:
 
 
 def test_the_scripts_are_short() -> None:
-    assert set(SCRIPTS) == {"greeter.py", "listener.py", "handlers.py"}
+    assert set(SCRIPTS) == {"greeter.py", "listener.py", "handlers.py", "once.py", "waiter.py"}
     assert all(len(text.strip().splitlines()) <= 14 for text in SCRIPTS.values())
 
 
-@pytest.mark.parametrize("reader", ["listener.py", "handlers.py"])
+@pytest.mark.parametrize("reader", ["listener.py", "handlers.py", "once.py", "waiter.py"])
 def test_a_script_follows_what_another_publishes_and_survives_its_death(scripts: Path, root: Path, reader: str) -> None:
     with (
         running("python", scripts / reader, root, cwd=scripts, stdout=subprocess.PIPE) as listener,
