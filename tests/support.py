@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from pillar.pubsub import PubSub
+
 T = TypeVar("T")
 
 
@@ -41,3 +43,12 @@ def running(*command: object, **options: Any) -> Iterator[subprocess.Popen[str]]
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def until(condition: Callable[[], object], *loops: PubSub, seconds: float = 60.0) -> None:
+    """Run these loops, one after the other, until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        for loop in loops:
+            loop.wait(0.005)

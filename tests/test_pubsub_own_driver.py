@@ -11,12 +11,11 @@ import contextlib
 import json
 import select
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from support import until
 
 from pillar.pubsub import Publication, PubSub, Subscription
 from pillar.pubsub.checkpoint import Checkpoint
@@ -160,14 +159,6 @@ class TcpSource:
 
 class Greeting(msgspec.Struct, frozen=True):
     text: str = ""
-
-
-def until(condition: Callable[[], object], *loops: PubSub) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        for pubsub in loops:
-            pubsub.wait(0.005)
 
 
 def test_a_driver_over_a_network_keeps_the_promises_without_another_shape(root: Path) -> None:

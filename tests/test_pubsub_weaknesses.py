@@ -10,14 +10,14 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from conftest import CHECKOUT
-from support import running
+from support import running, until
 
 from pillar.pubsub import PublishFailed, PubSub, Subscription
 
@@ -43,14 +43,6 @@ def followed(root: Path, driver: str) -> Iterator[tuple[PubSub, PubSub, Subscrip
             restarted=lambda counter: told.append(("restarted", counter)),
         )
         yield hello, reader, subscription, told
-
-
-def until(condition: Callable[[], object], *loops: PubSub) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        for pubsub in loops:
-            pubsub.wait(0.01)
 
 
 # Counts, in a process of its own (an audit hook cannot be taken back), what one publish among many keys costs.
