@@ -3,6 +3,7 @@
     desired     (tables, links) -> NetState    pure: what zedrouter's statuses ask of the kernel
     kernel      the namespace -> Actual        links, addresses, routes, rules, sysctls read back
     difference  (NetState, Actual) -> steps    pure; empty when nothing is to be done
+    rules       one access rule, judged        pure; zedrouter tells its errors
     firewall    NetState -> nftables           pure; `nft` reads the tables back, compares and replaces what differs
     dnsmasq     one process per bridge         files, process, adoption
 

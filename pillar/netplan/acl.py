@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import socket
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 
+from pillar.netplan.rules import Action, Judged, is_network, judge
 from pillar.netplan.state import Vif
 from pillar.types.enums import ACEDirection
 from pillar.types.zedrouter import ACE
@@ -30,9 +30,6 @@ from pillar.types.zedrouter import ACE
 Way = Literal["out", "in"]
 WAYS: Final[tuple[Way, Way]] = ("out", "in")
 
-_PROTOCOLS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "icmpv6": 58, "ipv6-icmp": 58, "sctp": 132}
-_WITH_PORTS: Final = (6, 17, 132)
-_UNITS: Final = {"s": "second", "m": "minute", "h": "hour"}
 _MARKED_IDS: Final = 0xFFFFFF  # a rule's id fills the low 24 bits of a mark
 # Of the packets that one rule drops: whoever knocks at every port must not keep the device busy.
 _TOLD_PER_S: Final = 20
@@ -40,52 +37,54 @@ _TOLD_AT_ONCE: Final = 100
 
 
 class AclError(Exception):
-    """This rule cannot be made as it is; the text names it."""
+    """This rule cannot be made on this vif of this device; the text names it."""
 
 
-def nft_rules(rule: ACE, way: Way, vif: Vif, log_group: int = 0) -> Iterator[str]:
-    """What goes into the chain of this vif for one rule, without comments. Raises AclError.
+def nft_rules(judged: Judged, way: Way, vif: Vif, log_group: int = 0) -> Iterator[str]:
+    """What goes into the chain of this vif for one rule, without comments; nothing of one with errors.
 
-    A match ends in `return`: the other end of a flow between two guests has its say then. What a rule drops is told to
-    `log_group`, unless that is 0.
+    Raises AclError. A match ends in `return`: the other end of a flow between two guests has its say then. What a rule
+    drops is told to `log_group`, unless that is 0.
     """
+    rule = judged.rule
+    if judged.errors:
+        return
     if (rule.Dir == ACEDirection.INGRESS and way == "out") or (rule.Dir == ACEDirection.EGRESS and way == "in"):
         return
-    matches = _matches(rule, way, vif)
+    matches = _matches(judged, way, vif)
     if matches is None:
         return
-    action = _action(rule)
-    if action == "portmap":
+    if judged.action is Action.PORT_MAP:
         if way == "out" or vif.switch:
             return
         matches = ["ct status dnat", *matches]
     text = " ".join(matches)
     counter = f'counter name "{counter_name(vif, way, rule)}"'
-    for where in _interfaces(rule, way, vif):
+    for where in _interfaces(judged, way, vif):
         guard = f"{where} {text}".strip()
-        if action == "drop":
+        if judged.action is Action.DROP:
             if log := drop_log(vif, way, rule.RuleID, log_group):
                 yield f"{guard} {log}".strip()
             yield f"{guard} {counter} drop".strip()
-        elif action == "limit":
-            yield f"{guard} {_limit(rule)} {counter} {_accept(rule, vif)}".strip()
+        elif judged.action is Action.LIMIT:
+            yield f"{guard} limit rate {judged.limit} {counter} {_accept(rule, vif)}".strip()
             yield f'{guard} counter name "{vif.name}_{way}_limit" drop'.strip()
         else:
             yield f"{guard} {counter} {_accept(rule, vif)}".strip()
 
 
-def port_maps(rule: ACE) -> Iterator[tuple[int, int, int]]:
-    """(protocol, port of the device, port of the guest) of what this rule maps. Raises AclError."""
-    if _action(rule) == "portmap":
-        target = next(action.TargetPort for action in rule.Actions or () if action.PortMap)
-        yield _protocol(rule) or 0, _port(rule, _value(rule, "lport")), int(target)
+def port_maps(judged: Judged) -> Iterator[tuple[int, int, int]]:
+    """(protocol, port of the device, port of the guest) of what this rule maps."""
+    if judged.action is Action.PORT_MAP and not judged.errors and judged.protocol is not None:
+        yield judged.protocol, judged.ports["lport"][0], judged.target_port
 
 
 def host_names(rule: ACE, vif: Vif) -> Iterator[str]:
-    """The DNS names that this rule matches and that have to be asked for."""
-    for match in rule.Matches or ():
-        if match.Type == "host" and not _is_network(match.Value):
-            name = match.Value.lower().rstrip(".")
+    """The DNS names that this rule matches and that have to be asked for; none of a rule with errors."""
+    named = [match.Value for match in rule.Matches or () if match.Type == "host" and not is_network(match.Value)]
+    if named and not judge(rule).errors:
+        for value in named:
+            name = value.lower().rstrip(".")
             if name not in vif.hosts:
                 yield name
 
@@ -119,20 +118,18 @@ def counter_name(vif: Vif, way: Way, rule: ACE) -> str:
     return f"{vif.name}_{way}_{rule.RuleID}".replace("-", "m")
 
 
-def _matches(rule: ACE, way: Way, vif: Vif) -> list[str] | None:
+def _matches(judged: Judged, way: Way, vif: Vif) -> list[str] | None:
     """The conditions, None when it cannot match this vif (another address family)."""
-    label = _label(rule)
     version = ipaddress.ip_address(vif.address).version if vif.address else 4
     family = "ip" if version == 4 else "ip6"
     parts: list[str] = []
-    protocol = _protocol(rule)
-    if protocol is not None:
-        parts.append(f"meta l4proto {protocol}")
-    for match in rule.Matches or ():
+    if judged.protocol is not None:
+        parts.append(f"meta l4proto {judged.protocol}")
+    for match in judged.rule.Matches or ():
         match match.Type:
             case "protocol" | "interface":
                 continue
-            case "ip" | "host" if _is_network(match.Value):
+            case "ip" | "host" if is_network(match.Value):
                 network = ipaddress.ip_network(match.Value, strict=False)
                 if network.version != version:
                     return None
@@ -142,7 +139,9 @@ def _matches(rule: ACE, way: Way, vif: Vif) -> list[str] | None:
                 name = match.Value.lower().rstrip(".")
                 if name not in vif.hosts:
                     if vif.switch:
-                        raise AclError(f"{label}: host {name!r}: names work only where the device is the DNS server")
+                        raise AclError(
+                            f"{judged.label}: host {name!r}: names work only where the device is the DNS server"
+                        )
                     parts.append(f"{_foreign(way, vif, family)} @{host_set(vif.bridge, name, version)}")
                     continue
                 if not (given := _of_version(vif.hosts[name], version)):
@@ -152,16 +151,12 @@ def _matches(rule: ACE, way: Way, vif: Vif) -> list[str] | None:
                 if not (given := _of_version(vif.eids, version)):
                     return None
                 parts.append(f"{_foreign(way, vif, family)} {given}")
-            case "fport" | "lport":
-                if protocol not in _WITH_PORTS:
-                    raise AclError(f"{label}: {match.Type} needs a protocol that has ports")
-                if match.Type == "lport" and _action(rule) == "portmap":
+            case "fport" | "lport" as kind:
+                if kind == "lport" and judged.action is Action.PORT_MAP:
                     # The device's port, which a mapped flow was opened to.
-                    parts.append(f"ct original proto-dst {_port(rule, match.Value)}")
+                    parts.append(f"ct original proto-dst {judged.ports[kind][0]}")
                 else:
-                    parts.append(f"{_port_of(match.Type, way, vif)} {_ports(rule, match.Value)}")
-            case _:
-                raise AclError(f"{label}: unknown match type {match.Type!r}")
+                    parts.append(f"{_port_of(kind, way, vif)} {_range(*judged.ports[kind])}")
     return parts
 
 
@@ -186,43 +181,19 @@ def _port_of(kind: str, way: Way, vif: Vif) -> str:
     return "ct original proto-src" if outward else "ct reply proto-src"
 
 
-def _interfaces(rule: ACE, way: Way, vif: Vif) -> list[str]:
+def _interfaces(judged: Judged, way: Way, vif: Vif) -> list[str]:
     """Conditions one of which must hold; [""] when the rule names no interface."""
-    named = _value(rule, "interface")
+    named = judged.value("interface")
     if not named:
         return [""]
     if vif.switch:
-        raise AclError(f"{_label(rule)}: a switch has no interface to choose: it has one uplink")
+        raise AclError(f"{judged.label}: a switch has no interface to choose: it has one uplink")
     found = vif.ports.get(named)
     if not found:
-        raise AclError(f"{_label(rule)}: interface {named!r} is not a port of this device")
+        raise AclError(f"{judged.label}: interface {named!r} is not a port of this device")
     names = "{ " + ", ".join(f'"{name}"' for name in sorted(found)) + " }"
     first, back = ("oifname", "iifname") if way == "out" else ("iifname", "oifname")
     return [f"ct direction original {first} {names}", f"ct direction reply {back} {names}"]
-
-
-def _action(rule: ACE) -> str:
-    actions = rule.Actions or ()
-    kinds = [
-        kind
-        for kind, wanted in (
-            ("drop", any(action.Drop for action in actions)),
-            ("limit", any(action.Limit for action in actions)),
-            ("portmap", any(action.PortMap for action in actions)),
-        )
-        if wanted
-    ]
-    if len(kinds) > 1:
-        raise AclError(f"{_label(rule)}: {' and '.join(kinds)} exclude each other")
-    return kinds[0] if kinds else "accept"
-
-
-def _limit(rule: ACE) -> str:
-    action = next(action for action in rule.Actions or () if action.Limit)
-    if action.LimitRate <= 0 or action.LimitUnit not in _UNITS:
-        raise AclError(f"{_label(rule)}: limit {action.LimitRate} per {action.LimitUnit!r}")
-    burst = f" burst {action.LimitBurst} packets" if action.LimitBurst > 0 else ""
-    return f"limit rate {action.LimitRate}/{_UNITS[action.LimitUnit]}{burst}"
 
 
 def _accept(rule: ACE, vif: Vif) -> str:
@@ -231,48 +202,5 @@ def _accept(rule: ACE, vif: Vif) -> str:
     return f"ct mark set {vif.app_num << 24 | rule.RuleID:#010x} return"
 
 
-def _protocol(rule: ACE) -> int | None:
-    text = _value(rule, "protocol").lower()
-    if not text:
-        return None
-    if text.isascii() and text.isdigit() and int(text) <= 255:
-        return int(text)
-    if text in _PROTOCOLS:
-        return _PROTOCOLS[text]
-    try:
-        return socket.getprotobyname(text)
-    except OSError:
-        raise AclError(f"{_label(rule)}: protocol {text!r} is not known on this device; use its number") from None
-
-
-def _ports(rule: ACE, text: str) -> str:
-    first, colon, last = text.partition(":")
-    low = _port(rule, first)
-    if not colon:
-        return str(low)
-    high = _port(rule, last)
-    if low > high:
-        raise AclError(f"{_label(rule)}: ports {text} end before they begin")
+def _range(low: int, high: int) -> str:
     return f"{low}-{high}" if low < high else str(low)
-
-
-def _port(rule: ACE, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise AclError(f"{_label(rule)}: {text!r} is no port")
-    return int(text)
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
-def _value(rule: ACE, kind: str) -> str:
-    return next((match.Value for match in rule.Matches or () if match.Type == kind), "")
-
-
-def _label(rule: ACE) -> str:
-    return f"rule {rule.RuleID}" + (f" {rule.Name!r}" if rule.Name else "")

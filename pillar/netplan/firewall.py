@@ -15,7 +15,6 @@ passes. Traffic that has no bridge of ours at either end is not looked at.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import ipaddress
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Final, NamedTuple
 
 from pillar.netplan.acl import WAYS, AclError, Way, drop_log, host_names, host_set, nft_rules, port_maps
 from pillar.netplan.nft import Chain, Elements, Hook, Rule, Table
+from pillar.netplan.rules import Judged, judge
 from pillar.netplan.state import Bridge, NetState, Vif
 
 _NAT_IN, _NAT_OUT, _FILTER = -100, 100, 0
@@ -74,14 +74,15 @@ def tables(
 
 
 def _vif_chains(vif: Vif, group: int) -> VifChains:
-    """A rule that is wrong is told, and allows nothing."""
+    """A rule that is wrong allows nothing; what only this vif shows to be wrong is told here."""
     errors: list[str] = []
+    judged = [judge(rule) for rule in vif.rules]
     ways: dict[Way, Chain] = {}
     for way in WAYS:
         rules: list[Rule] = list(_not_ip()) if vif.switch else []
-        for rule in vif.rules:
+        for one in judged:
             try:
-                rules += [Rule(text, vif.name) for text in nft_rules(rule, way, vif, group)]
+                rules += [Rule(text, vif.name) for text in nft_rules(one, way, vif, group)]
             except AclError as err:
                 errors.append(str(err))
         if log := drop_log(vif, way, 0, group):
@@ -95,7 +96,7 @@ def _vif_chains(vif: Vif, group: int) -> VifChains:
         ways["out"],
         ways["in"],
         sender,
-        tuple(_port_map_rules(vif)) if addressed else (),
+        tuple(_port_map_rules(vif, judged)) if addressed else (),
         _host_sets(vif) if addressed else {},
         tuple(dict.fromkeys(errors)),
     )
@@ -231,18 +232,17 @@ def _hooked(group: int, maps: list[Rule], masquerades: list[Rule]) -> dict[str, 
     }
 
 
-def _port_map_rules(vif: Vif) -> Iterator[Rule]:
+def _port_map_rules(vif: Vif, judged: list[Judged]) -> Iterator[Rule]:
     family = "ip6" if ":" in vif.address else "ip"
     target = f"[{vif.address}]" if family == "ip6" else vif.address
-    for rule in vif.rules if vif.uplink else ():
-        with contextlib.suppress(AclError):  # said by its chain
-            for protocol, port, guest_port in port_maps(rule):
-                yield Rule(
-                    f'iifname "{vif.uplink}" meta nfproto {"ipv6" if family == "ip6" else "ipv4"} '
-                    f"fib daddr type local meta l4proto {protocol} th dport {port} "
-                    f"dnat {family} to {target}:{guest_port}",
-                    vif.name,
-                )
+    for one in judged if vif.uplink else ():
+        for protocol, port, guest_port in port_maps(one):
+            yield Rule(
+                f'iifname "{vif.uplink}" meta nfproto {"ipv6" if family == "ip6" else "ipv4"} '
+                f"fib daddr type local meta l4proto {protocol} th dport {port} "
+                f"dnat {family} to {target}:{guest_port}",
+                vif.name,
+            )
 
 
 def _masquerades(bridges: list[Bridge]) -> Iterator[Rule]:

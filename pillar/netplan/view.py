@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from pillar.netplan import TABLE_BASE
-from pillar.netplan.acl import AclError, port_maps
+from pillar.netplan.acl import port_maps
+from pillar.netplan.rules import judge, protocol_name
 from pillar.netplan.state import Actual, Bridge, Link, NetState, Vif, is_ours
 from pillar.types.scalars import Uuid
-
-_PROTOCOLS: Final = {6: "tcp", 17: "udp", 132: "sctp"}
 
 Counters = Mapping[str, tuple[int, int]]  # packets, bytes by counter
 
@@ -88,8 +86,7 @@ def _port_maps(vif: Vif) -> str:
     """The ports of the uplink that lead to this guest."""
     found = []
     for rule in vif.rules if vif.uplink else ():
-        with contextlib.suppress(AclError):
-            found += [f"{_PROTOCOLS.get(p, p)} {port}->{target}" for p, port, target in port_maps(rule)]
+        found += [f"{protocol_name(p)} {port}->{target}" for p, port, target in port_maps(judge(rule))]
     return f" ({', '.join(found)})" if found else ""
 
 
