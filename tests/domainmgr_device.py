@@ -28,13 +28,13 @@ class Device:
     def __init__(self, root: Path) -> None:
         self.where = Locations(root)
         self.manager: subprocess.Popen[bytes] | None = None
+        self.program = ["-m", "pillar.cmd.domainmgr"]  # for Python
 
     def start(self, *options: str) -> None:
         self.manager = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "pillar.cmd.domainmgr",
+                *self.program,
                 "--root",
                 str(self.where.root),
                 "--stop-grace",

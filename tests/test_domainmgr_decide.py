@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from pillar.cmd.domainmgr import adapters, images
-from pillar.cmd.domainmgr.decide import MAX_TRIES, Decision, Done, Facts, Kind, Work, step
+from pillar.cmd.domainmgr.decide import MAX_TRIES, STOP_RETRY_S, Decision, Done, Facts, Kind, Work, step
 from pillar.cmd.domainmgr.disks import vdev, wanted_disks
+from pillar.hardware import Devices
 from pillar.hypervisors import DomainInfo, Phase
 from pillar.types.adapters import AssignableAdapters, PhysicalAddress, PhysicalIOAdapter, PhysicalIOAdapterList
 from pillar.types.common import IoAdapter, UUIDandVersion
@@ -288,6 +289,19 @@ def test_adapters_that_cannot_be_reserved_hold_the_boot_until_they_can() -> None
     assert (status_of(booting).IoAdapterList, status_of(booting).LastErr) == (wants.IoAdapterList, "")
 
 
+@pytest.mark.parametrize("config", [CONFIG, INACTIVE], ids=["active", "inactive"])
+def test_a_domain_that_is_gone_keeps_no_devices_whoever_left_them(config: DomainConfig) -> None:
+    failed = but(HALTED, BootFailed=True, LastErr="no", TriedCount=MAX_TRIES)
+    for status in (failed, but(HALTED, LastErr="stopped by itself"), but(PREPARED, AdaptersFailed=True)):
+        swept = decided(config, status, holds_devices=True, adapters_error="no")
+        assert kind(swept) in (Kind.SWEEP, Kind.HALT), status
+    later = decided(CONFIG, failed, holds_devices=True, done=Done(Kind.SWEEP, error="the kernel refused"))
+    assert (later.work, later.retry_s) == (None, STOP_RETRY_S)
+    assert "the kernel refused" in status_of(later).LastErr
+    assert decided(CONFIG, RUNNING, domain=RUNS, holds_devices=True).work is None
+    assert kind(decided(None, None, holds_devices=True)) is Kind.SWEEP
+
+
 def test_a_reservation_stands_while_the_domain_exists() -> None:
     wants = msgspec.structs.replace(INACTIVE, IoAdapterList=(IoAdapter(Name="usb"),))
     status = status_of(decided(wants, PREPARED))
@@ -429,15 +443,18 @@ def _play(config: DomainConfig | None, start: DomainStatus, runs: bool) -> tuple
     """Let every piece of work succeed until nothing moves; (status, whether the domain runs)."""
     status: DomainStatus | None = start
     done: Done | None = None
+    holds = True  # devices that an earlier domainmgr took for it
     for _ in range(20):
         info = RUNS if runs else DomainInfo(Phase.GONE)
-        decision = step(config, status, facts(domain=info, done=done, retry_due=done is None))
+        decision = step(config, status, facts(domain=info, done=done, retry_due=done is None, holds_devices=holds))
         moved = decision.status != status or decision.work is not None
         status, done = decision.status, None
         if decision.work is not None:
             runs = {Kind.BOOT: True, Kind.PREPARE: runs}.get(decision.work.kind, False)
+            holds = {Kind.BOOT: True, Kind.PREPARE: holds}.get(decision.work.kind, False)
             done = Done(decision.work.kind, disks=DISKS, domain_id=77)
         elif not moved:
+            assert runs or not holds, start
             return status, runs
     pytest.fail(f"never comes to rest from {start}")
 
@@ -446,7 +463,7 @@ def _play(config: DomainConfig | None, start: DomainStatus, runs: bool) -> tuple
 
 
 def test_no_adapter_list_is_an_answer() -> None:
-    assert adapters.assignable(None, {}, frozenset(), {}, {}) == AssignableAdapters(Initialized=True)
+    assert adapters.assignable(None, {}, frozenset(), {}, Devices()) == AssignableAdapters(Initialized=True)
 
 
 def test_adapter_groups_belong_to_one_app_and_never_to_a_port() -> None:
@@ -458,12 +475,12 @@ def test_adapter_groups_belong_to_one_app_and_never_to_a_port() -> None:
         )
     )
     owned = adapters.owners({UUID: (IoAdapter(Name="usb"),)})
-    table = adapters.assignable(listed, owned, frozenset({"eth0"}), {"eth0": "02:00:00:00:00:01"}, {})
+    table = adapters.assignable(listed, owned, frozenset({"eth0"}), {"eth0": "02:00:00:00:00:01"}, Devices())
     usb, eth, _ = table.IoBundleList or ()
     assert (usb.UsedByUUID, eth.IsPort, eth.MacAddr) == (UUID, True, "02:00:00:00:00:01")
 
     def error(uuid: str, group: str) -> str:
-        return adapters.reservation_error(table, owned, uuid, (IoAdapter(Name=group),), {})
+        return adapters.reservation_error(table, owned, uuid, (IoAdapter(Name=group),), Devices(), {})
 
     assert error(UUID, "Usb") == ""
     assert f"used by app {UUID}" in error("another", "usb")

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -27,6 +28,7 @@ from pillar.hypervisors import CannotRun, DomainInfo, DomainSpec, HypervisorErro
 from pillar.hypervisors._shim import __file__ as SHIM
 from pillar.hypervisors.runc import RuncHypervisor
 from pillar.pubsub import encode
+from pillar.types.adapters import IoBundle
 from pillar.types.domainmgr import DiskStatus
 
 
@@ -68,6 +70,12 @@ def test_one_that_does_not_listen_is_ended_after_the_grace(machine: Machine) -> 
     machine.backend.stop(UUID, 0.3)
     assert time.monotonic() - started >= 0.3
     assert machine.look().exit == "it was ended by SIGKILL"
+
+
+def test_adapters_are_not_passed_into_it(machine: Machine) -> None:
+    adapters = (IoBundle(Name="left", AssignmentGroup="card", PciLong="0000:01:00.0"), IoBundle(AssignmentGroup="card"))
+    with pytest.raises(CannotRun, match=r"^adapters are not passed into containers: take adapter group 'card' out of"):
+        machine.backend.prepare(dataclasses.replace(machine.domain(SERVICE), adapters=adapters))
 
 
 def test_the_images_own_stop_signal_asks_it(machine: Machine) -> None:

@@ -6,7 +6,8 @@ Subscribes  DomainConfig          from zedmanager, keyed by app UUID    what is 
 Publishes   DomainStatus          as domainmgr, keyed by app UUID       how far each domain got
             ImageStatus           as domainmgr, keyed by file name      the private copies in /persist/img
             AssignableAdapters    as domainmgr, key "global"            who has which adapter
-Owns        /persist/img, /persist/{process,qemu,runc,xen}, /run/domainmgr/xen, /persist/log/<app uuid>.log, vifs
+Owns        /persist/img, /persist/adapters, /persist/{process,qemu,runc,xen}, /run/domainmgr/xen, vifs,
+            /persist/log/<app uuid>.log, driver and driver_override of the PCI devices that its domains have
 
     (nothing) -> INSTALLED -> BOOTING -> RUNNING -> HALTING -> HALTED        see decide.py for every arm
 

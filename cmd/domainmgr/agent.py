@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from pillar.agent import Agent
-from pillar.cmd.domainmgr import adapters, disks, images, logs, pci, work
+from pillar.cmd.domainmgr import adapters, disks, images, logs, work
 from pillar.cmd.domainmgr.decide import NOTHING_RUNS, Decision, Done, Facts, Kind, Work, step
+from pillar.cmd.domainmgr.passthrough import Passthrough
+from pillar.hardware import Devices, Hardware
 from pillar.hypervisors import AUTO, Hypervisors, Phase, names
 from pillar.keyqueue import KeyQueue
 from pillar.types.adapters import AssignableAdapters, PhysicalIOAdapterList
@@ -46,10 +48,23 @@ class DomainMgr(Agent):
             help="time between asking a domain to end and ending it, for all (default: 60 for virtual machines,"
             " 10 for containers and programs)",
         )
+        parser.add_argument(
+            "--hardware",
+            type=Path,
+            default=Path("/"),
+            metavar="DIR",
+            help="below it /sys and /dev of the devices that are passed through (default /)",
+        )
 
     def start(self) -> None:
         disks.sweep(self.where)
-        self.tools = work.Tools(Hypervisors(self.where, self.options.hypervisor), self.where, self.options.stop_grace)
+        self.hardware = Hardware(self.options.hardware)
+        self.tools = work.Tools(
+            Hypervisors(self.where, self.options.hypervisor),
+            self.where,
+            Passthrough(self.where.persist / "adapters", self.hardware),
+            self.options.stop_grace,
+        )
         self.workers = Workers(self.loop, WORKERS)
         self.queue = KeyQueue(self.loop, self.look_at, self.log)
         self.tables = KeyQueue(self.loop, self.look_at_table, self.log)
@@ -126,6 +141,8 @@ class DomainMgr(Agent):
         wanted = () if config is None else config.IoAdapterList or ()
         owned = adapters.owners(self._reservations()) if wanted else {}
         table = self.adapters.get(GLOBAL) or AssignableAdapters()
+        devices = self.hardware.devices() if wanted else Devices()
+        places = adapters.usb_places(self.listed.get("zedagent"))
         return Facts(
             now=now(),
             domain=NOTHING_RUNS if busy is not None else self.tools.hypervisors.status(uuid),
@@ -136,7 +153,8 @@ class DomainMgr(Agent):
             retry_due=self._retry_at.get(uuid, float("inf")) <= time.monotonic(),
             left_over=uuid in self._left_over,
             expired=self._has_expired(uuid),
-            adapters_error=adapters.reservation_error(table, owned, uuid, wanted, pci.devices() if wanted else {}),
+            adapters_error=adapters.reservation_error(table, owned, uuid, wanted, devices, places),
+            holds_devices=busy is None and uuid in self.tools.passthrough.holders(),
             boot_retry_s=float(self.settings.DomainBootRetryTime),
         )
 
@@ -176,9 +194,10 @@ class DomainMgr(Agent):
         status = self.statuses.get(uuid)
         reserved = (status.IoAdapterList if status is not None else None) or ()
         bundles = adapters.bundles_of(self.adapters.get(GLOBAL) or AssignableAdapters(), reserved)
+        has = work.Reserved(bundles, adapters.usb_places(self.listed.get("zedagent")))
 
         def run(cancel: Cancel) -> Done:
-            return work.run(piece, uuid, self.tools, cancel.raise_if_set, bundles)
+            return work.run(piece, uuid, self.tools, cancel.raise_if_set, has)
 
         def ended(outcome: Outcome[Done]) -> None:
             del self._working[uuid]
@@ -189,6 +208,8 @@ class DomainMgr(Agent):
                     self.log.warning("%s: %s failed: %s", uuid, piece.kind.value, result.error)
             self.queue.mark(uuid)
             self.tables.mark(IMAGES)
+            if bundles:
+                self.tables.mark(ADAPTERS)  # what was handed over, or given back, is seen in sysfs
 
         if piece.kind is not Kind.PREPARE:  # all others begin by ending what is there
             self._left_over.discard(uuid)
@@ -217,8 +238,12 @@ class DomainMgr(Agent):
         self.queue.mark(uuid)
 
     def _mark_all(self) -> None:
-        for uuid in {*self.statuses.keys(), *self.configs.keys(), *self.tools.hypervisors.adopt()}:
+        for uuid in {*self.statuses.keys(), *self.configs.keys(), *self._kept()}:
             self.queue.mark(uuid)
+
+    def _kept(self) -> set[str]:
+        """The domains that something is kept of, whoever knows them."""
+        return self.tools.hypervisors.adopt() | self.tools.passthrough.holders()
 
     # What depends on all domains.
 
@@ -234,8 +259,9 @@ class DomainMgr(Agent):
         ports = frozenset(port.IfName for port in (network.Ports if network is not None else None) or ())
         listed = self.listed.get("zedagent")
         owned = adapters.owners(self._reservations())
-        found = pci.devices() if listed is not None else {}
-        if self.adapters.publish(GLOBAL, adapters.assignable(listed, owned, ports, _macs(), found)):
+        devices = self.hardware.devices() if listed is not None else Devices()
+        before = self.adapters.get(GLOBAL)
+        if self.adapters.publish(GLOBAL, adapters.assignable(listed, owned, ports, _macs(), devices, before)):
             for uuid, status in self.statuses.items().items():
                 if status.AdaptersFailed:
                     self.queue.mark(uuid)
@@ -276,7 +302,7 @@ class DomainMgr(Agent):
 
     def _collect_leftovers(self) -> None:
         """Look again at what backends keep of domains that nobody has mentioned for long enough."""
-        leftovers = self.tools.hypervisors.adopt() - {*self.configs.keys(), *self.statuses.keys()}
+        leftovers = self._kept() - {*self.configs.keys(), *self.statuses.keys()}
         self._unmentioned_since = {uuid: self._unmentioned_since.get(uuid, time.monotonic()) for uuid in leftovers}
         for uuid in filter(self._has_expired, leftovers):
             self.queue.mark(uuid)

@@ -69,6 +69,7 @@ class Facts:
     left_over: bool = False  # this domainmgr found something kept of it when it began, and has not ended that since
     expired: bool = False  # something is kept of a domain that nobody has mentioned for VdiskGCTime
     adapters_error: str = ""  # why the adapters it wants cannot be reserved
+    holds_devices: bool = False  # adapters are still handed over for it
     boot_retry_s: float = 600.0
 
 
@@ -86,11 +87,15 @@ def step(config: DomainConfig | None, status: DomainStatus | None, facts: Facts)
     """Decide one domain's next move. Of a domain that does not run, what an earlier domainmgr left is ended once.
 
     Most left-overs have work of their own that ends them too (a start, a stop); those of a domain that stopped by
-    itself just before the kill, and those of one that nobody mentions any more, have none.
+    itself just before the kill, and those of one that nobody mentions any more, have none. Nor has a start that failed
+    for good: the devices that were handed over for it go back.
     """
     decision = decided(config, status, facts)
     idle = decision.work is None and facts.busy is None and facts.domain.phase is Phase.GONE
-    if idle and facts.left_over:
+    ended_badly = facts.done is not None and facts.done.error and facts.done.kind not in (Kind.PREPARE, Kind.BOOT)
+    if idle and facts.holds_devices and ended_badly:
+        return replace(decision, retry_s=STOP_RETRY_S)
+    if idle and (facts.left_over or facts.holds_devices):
         disks = status.DiskStatusList if status is not None else None
         return replace(decision, work=Work(Kind.SWEEP, disks or ()))
     return decision

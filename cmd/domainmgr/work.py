@@ -4,10 +4,11 @@ Every function may be repeated after a crash at any point of an earlier run.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pillar.cmd.domainmgr.adapters import not_passable
 from pillar.cmd.domainmgr.decide import Done, Kind, Work
 from pillar.cmd.domainmgr.disks import (
     copies_of,
@@ -16,6 +17,7 @@ from pillar.cmd.domainmgr.disks import (
     locate,
     make_copy,
 )
+from pillar.cmd.domainmgr.passthrough import Passthrough
 from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors
 from pillar.locations import Locations
 from pillar.types.adapters import IoBundle
@@ -29,19 +31,25 @@ class Tools:
 
     hypervisors: Hypervisors
     where: Locations
+    passthrough: Passthrough
     grace_s: float | None = None  # between asking a domain to end and ending it; None: as its backend says
 
 
-def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapters: tuple[IoBundle, ...] = ()) -> Done:
-    """Do a piece of work; `stopped` raises when it is no longer wanted. Raises what went wrong.
+@dataclass(frozen=True)
+class Reserved:
+    """The adapters that a domain has, and the place of each one that is a USB device."""
 
-    `adapters` are those that are reserved for the domain.
-    """
+    bundles: tuple[IoBundle, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], reserved: Reserved) -> Done:
+    """Do a piece of work; `stopped` raises when it is no longer wanted. Raises what went wrong."""
     match work.kind:
         case Kind.PREPARE:
             return prepare(work, uuid, tools, stopped)
         case Kind.BOOT:
-            return boot(work, uuid, tools, stopped, adapters)
+            return boot(work, uuid, tools, stopped, reserved)
         case Kind.HALT:
             stop(uuid, tools)
             delete_copies(work.disks, preserved=False)
@@ -78,9 +86,10 @@ def prepare(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None]) ->
     return Done(Kind.PREPARE, disks=disks)
 
 
-def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapters: tuple[IoBundle, ...]) -> Done:
-    """Make the other copies from the image again and run the domain."""
-    spec = DomainSpec(uuid, _config(work), work.disks, adapters)
+def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], reserved: Reserved) -> Done:
+    """Make the other copies from the image again, hand its adapters over and run the domain."""
+    usb = tuple(dict.fromkeys(reserved.places[each.Name] for each in reserved.bundles if each.Name in reserved.places))
+    spec = DomainSpec(uuid, _config(work), work.disks, reserved.bundles, usb)
     end(uuid, tools)  # what an earlier run left behind may still write to the copies
     for disk in work.disks:
         if not disk.ReadOnly and not (disk.Preserve and Path(disk.ActiveFileLocation).exists()):
@@ -88,19 +97,32 @@ def boot(work: Work, uuid: str, tools: Tools, stopped: Callable[[], None], adapt
     backend = tools.hypervisors.select(spec)
     backend.prepare(spec)
     stopped()
+    if backend.takes_devices:
+        hand_over(spec, reserved, tools.passthrough)
     return Done(Kind.BOOT, domain_id=backend.start(spec))
 
 
+def hand_over(spec: DomainSpec, reserved: Reserved, passthrough: Passthrough) -> None:
+    """Take the domain's adapters from this machine. They are given back when the domain is stopped, or swept."""
+    reason = not_passable(reserved.bundles, reserved.places)
+    if reason:
+        raise CannotRun(reason)
+    pci = [bundle.PciLong for bundle in reserved.bundles if bundle.PciLong]
+    passthrough.take(spec.uuid, list(dict.fromkeys(pci)), spec.usb)
+
+
 def stop(uuid: str, tools: Tools) -> None:
-    """Ask the domain to end, whichever backend runs it, and end it when it does not."""
+    """Ask the domain to end, whichever backend runs it, end it when it does not, and give back what it had."""
     for backend in tools.hypervisors.backends:
         backend.stop(uuid, backend.grace_s if tools.grace_s is None else tools.grace_s)
+    tools.passthrough.give_back(uuid)
 
 
 def end(uuid: str, tools: Tools) -> None:
-    """End all that there is of the domain without asking it."""
+    """End all that there is of the domain without asking it, and give back what it had."""
     for backend in tools.hypervisors.backends:
         backend.stop(uuid, 0)
+    tools.passthrough.give_back(uuid)
 
 
 def remove(uuid: str, tools: Tools) -> None:

@@ -80,7 +80,7 @@ def _alone(command: list[str], home: Path) -> float:
     begin = time.perf_counter()
     qemu = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: _qmp.greets(home, 1.0), every=0.001)
+        until(lambda: _qmp.obeys(home, 1.0), every=0.001)
         return time.perf_counter() - begin
     finally:
         qemu.kill()

@@ -63,6 +63,7 @@ class DomainSpec:
     config: DomainConfig
     disks: tuple[DiskStatus, ...]
     adapters: tuple[IoBundle, ...] = ()  # every member of the assignment groups that are reserved for it
+    usb: tuple[str, ...] = ()  # places of the USB devices among them that are adapters singly, as 1:2.3 (bus, ports)
 
 
 class Missing(str):
@@ -82,6 +83,7 @@ class Hypervisor(Protocol):
 
     name: str
     grace_s: float  # how long `stop` should wait for a domain of this backend, when nobody says otherwise
+    takes_devices: bool  # domainmgr hands adapters over to vfio-pci before `start`; else none are passed through by it
 
     def refuses(self, domain: DomainSpec) -> str:
         """Why this backend cannot run the domain, "" when it can; `Missing` when something only has to be installed.

@@ -9,7 +9,8 @@
     VifList                       virtio network cards on taps of the vif's name, with the vif's MAC
     EnableVnc, VncDisplay         a display on 127.0.0.1; 0 is the first free one from 1 on, which QEMU tells (_qmp).
                                   VncPasswd is told to QEMU once it runs: it stands on no command line and in no file
-    adapters                      each PCI address by vfio
+    adapters                      each PCI address by vfio, which has it when QEMU starts; each place of a USB device by
+                                  usb-host, at a USB 3 controller: whatever is plugged in there
 
 Besides: the serial console, a memory balloon, random numbers, a panic notifier. The guest's kernel sees virtio disks
 as vda, vdb ... where EVE's paravirtual guests see xvda, xvdb ...; a RootDev of the latter form is translated.
@@ -199,6 +200,11 @@ def _adapters(domain: DomainSpec) -> list[str]:
     found = []
     for address in pci_addresses(domain):
         found += ["-device", f"vfio-pci,host={_escaped(address)}"]
+    if domain.usb:
+        found += ["-device", "qemu-xhci,id=usb"]
+    for place in domain.usb:
+        bus, _, port = place.partition(":")
+        found += ["-device", f"usb-host,bus=usb.0,hostbus={int(bus)},hostport={_escaped(port)}"]
     return found
 
 

@@ -42,13 +42,23 @@ ENDINGS = {
 }
 
 
-def greets(home: Path, wait_s: float) -> bool:
-    """Whether QEMU says hello on its control socket: then its machine is complete. It listens long before."""
+def obeys(home: Path, wait_s: float) -> bool:
+    """Whether QEMU takes orders on its control socket: then its machine is complete.
+
+    It listens, and says hello, long before: a thread of its own does that, while devices may still fail.
+    """
+    told = b""
     try:
         with connect(home / SOCKET, wait_s) as connection:
-            return connection.recv(1) != b""
+            connection.sendall(b'{"execute": "qmp_capabilities"}\n')
+            while b'"return"' not in told:
+                part = connection.recv(4096)
+                if not part:
+                    return False
+                told += part
     except OSError:
         return False
+    return True
 
 
 def execute(home: Path, command: str, arguments: Mapping[str, object] | None = None, timeout_s: float = 5.0) -> object:

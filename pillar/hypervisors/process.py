@@ -41,6 +41,7 @@ class ProcessHypervisor:
 
     name = "process"
     grace_s = 10.0
+    takes_devices = False
 
     def __init__(self, where: Locations) -> None:
         self._domains = LaunchedDomains(where.persist / self.name)

@@ -63,6 +63,7 @@ class QemuHypervisor:
 
     name = "qemu"
     grace_s = 60.0  # EVE's; an operating system that shuts down its services takes its time
+    takes_devices = True
 
     def __init__(self, where: Locations) -> None:
         self._where = where
@@ -242,7 +243,7 @@ class QemuHypervisor:
         process = self._domains.watch(uuid)
         try:
             while process is not None:
-                if self.status(uuid).phase is Phase.RUNNING and _qmp.greets(home, ASK_S):
+                if self.status(uuid).phase is Phase.RUNNING and _qmp.obeys(home, ASK_S):
                     return
                 if _readable(process, 0.01):
                     break
@@ -325,9 +326,6 @@ def _check_resources(domain: DomainSpec) -> None:
             raise CannotRun(f"the {what} {name} cannot be read")
     if config.Ramdisk and not config.Kernel:
         raise CannotRun(f"there is a ramdisk, {config.Ramdisk}, but no kernel to go with it")
-    for address in _machine.pci_addresses(domain):
-        if not Path("/dev/vfio/vfio").exists():
-            raise CannotRun(f"PCI device {address} cannot be passed through: this kernel has no vfio (/dev/vfio/vfio)")
 
 
 def _processors(domain: DomainSpec) -> list[int]:

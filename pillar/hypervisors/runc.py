@@ -80,6 +80,7 @@ class RuncHypervisor:
 
     name = "runc"
     grace_s = 10.0  # Docker's
+    takes_devices = False
 
     def __init__(self, where: Locations) -> None:
         self._where = where
@@ -108,6 +109,12 @@ class RuncHypervisor:
         reason = self.refuses(domain)
         if reason:
             raise CannotRun(reason)
+        if domain.adapters:
+            groups = ", ".join(dict.fromkeys(repr(bundle.AssignmentGroup) for bundle in domain.adapters))
+            raise CannotRun(
+                f"adapters are not passed into containers: take adapter group {groups} out of the app's configuration,"
+                " or run it as a virtual machine"
+            )
         limits_of(domain)
         self._bundle(domain.uuid).prepare(domain, self._job(domain.uuid), self._group(domain.uuid))
 

@@ -50,6 +50,7 @@ class XenHypervisor:
 
     name = "xen"
     grace_s = 60.0  # EVE's
+    takes_devices = False  # Xen has a driver of its own for them, which the administrator binds
 
     def __init__(self, where: Locations) -> None:
         self._data = where.persist / "xen"
