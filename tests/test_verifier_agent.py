@@ -16,6 +16,9 @@ from agentproc import AgentProcess, Table
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from servers import Authority, needs
+from support import wait_for
+
+from pillar.crashpoints import Control, NoCompiler, Plan
 
 CONTENT = random.Random(3).randbytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -213,6 +216,36 @@ def test_a_signed_image_waits_for_its_certificate_and_passes_when_it_comes(devic
     certs.mkdir(exist_ok=True)
     (certs / "signer.pem").write_bytes(signer.pem)
     device.statuses.wait(NAME, State=4, LastErr="", deadline_s=5)
+
+
+def test_a_failed_image_that_nobody_wants_costs_nothing_when_files_in_config_change(device: Device, tmp_path: Path):
+    wanted, other = "ab" * 32, "cd" * 32
+    (tmp_path / "control").mkdir()
+    try:
+        control = Control(tmp_path / "control")
+    except NoCompiler as err:
+        pytest.skip(str(err))
+    with control:
+        control.begin(Plan(device.root, {wanted: "<wanted>", other: "<other>"}))
+        names = [f"{name}={value}" for name, value in control.environment("verifier").items()]
+        (device.root / "config").mkdir()
+        device.agent = AgentProcess(device.root, "verifier", ("env", *names))
+        device.agent.start()
+        for sha in (wanted, other):
+            device.configs.write(f"image.{sha}", Safename=f"image.{sha}", ImageSha256=sha, RefCount=1)
+            device.statuses.wait(f"image.{sha}", LastErr=bool)
+        device.configs.write(f"image.{other}", Safename=f"image.{other}", ImageSha256=other, RefCount=0)
+        device.statuses.wait(f"image.{other}", RefCount=0)
+
+        def looks(label: str) -> int:
+            return sum(label in call.path and call.call in ("look", "list") for call in control.calls())
+
+        before = looks("<other>")
+        for number in range(3):
+            seen = looks("<wanted>")
+            (device.root / "config" / "device.json").write_text(str(number))
+            wait_for(lambda seen=seen: looks("<wanted>") > seen, "the wanted image to be judged again", 60.0)
+        assert looks("<other>") == before
 
 
 def test_an_image_verified_without_signature_is_not_good_for_one_who_asks_for_it(device: Device):

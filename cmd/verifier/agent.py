@@ -297,8 +297,11 @@ class Verifier(Agent):
                 self._config_changed(f"{objtype}/{safename}")
 
     def _certificates_changed(self) -> None:
-        """What was refused for want of a certificate is judged again."""
+        """What was refused for want of a certificate is judged again, if anybody still wants it.
+
+        A device keeps what nobody wants for a while, and something in /config changes all the time.
+        """
         for objtype, statuses in self.statuses.items():
             for safename, status in statuses.items().items():
-                if status.LastErr:
+                if status.LastErr and status.RefCount:
                     self._config_changed(f"{objtype}/{safename}")
