@@ -194,7 +194,9 @@ class PubSub:
 
         With a name in `durable`, what the handlers have finished is remembered in this agent's own directory
         (see pubsub/ledger.py): after a restart only what differs from that is told, deletes included; a
-        handler that raised, and the one that a kill interrupted, are run again. One process at a time may use a name.
+        handler that raised, and the one that a kill interrupted, are run again. Only when it was `create` and the key
+        is gone by then nothing is told: whoever acts looks at `synchronized` for what that may have left. One process
+        at a time may use a name.
 
         With `record_type` None and a `topic`, records come as plain JSON objects. Raises BadName, and for a durable
         subscription TableHeld, or OSError when its ledger cannot be opened.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pillar.crashpoints import Call, Fault, Point
+from pillar.crashtest.boundaries import boundaries
 from pillar.crashtest.cases import Case, errors, mixed, pairs, spread, steady
 from pillar.crashtest.journal import Journal
 from pillar.crashtest.keys import Keys, made_twice
@@ -165,6 +166,33 @@ def test_a_journal_goes_on_where_it_ends_and_forgets_what_other_code_did(tmp_pat
     with path.open("a") as file:
         file.write('{"version": "another", "case": "flow: a b c 1", "problems": [], "fired": 1, "seconds": 1}\n{"cut')
     assert list(Journal(path).read().values()) == results
+
+
+def test_a_handler_that_changes_nothing_begins_at_a_point_of_its_own() -> None:
+    config, status = "/run/zedagent/AppInstanceConfig/<good>.json", "/run/verifier/appImg.obj/VerifyImageStatus/x.json"
+
+    def trace(*made: str) -> list[Call]:
+        """Calls as `look+ PATH`."""
+        words = [text.split() for text in made]
+        return [Call(1, n, 7, "zedmanager", w[0][:-1], w[1], "", w[0][-1], b"") for n, w in enumerate(words)]
+
+    kept = [Point("zedmanager", "look", config, 1), Point("zedmanager", "look", status, 2)]
+    assert (
+        boundaries(
+            trace(
+                f"look+ {config}",  # whose handler looks elsewhere and changes nothing
+                "list+ /persist/certs",
+                f"look+ {status}",  # whose handler writes at once
+                "create+ /run/zedmanager/AppInstanceStatus/.staging/record",
+                "look+ /run/zedmanager/AppInstanceStatus/<good>.json",  # its own
+                "look+ /run/zedagent/AppInstanceConfig/restarted",
+                f"look- {status}",  # it is gone; nothing follows
+            )
+        )
+        == kept
+    )
+    failed = trace(f"look+ {config}", "unlink- /persist/x", "unlink+ /persist/x")
+    assert boundaries(failed) == kept[:1]  # a call that failed changed nothing
 
 
 def test_a_call_that_failed_is_no_point() -> None:

@@ -152,6 +152,56 @@ lock.unlink()
     assert "somebody runs already" in failures[0].report.trouble
 
 
+def test_looks_find_what_goes_wrong_after_the_last_change(tmp_path: Path) -> None:
+    """It does its work again at each start; a kill before a change never shows it, as nothing was done then."""
+    source = """
+with open(root / "log", "ab", buffering=0) as file:
+    file.write(b"x")
+(root / "log").read_bytes()
+"""
+    found = kill_matrix(agent(tmp_path, source), looks=True, jobs=2)
+    assert {result.kills[0].call for result in found.results} >= {"open", "write", "look"}
+    assert [(str(result.kills[0]), result.verdict) for result in found.failures] == [("agent look /log 1", "differs")]
+    assert "killed right before look /log" in as_text(found, Palette(False))
+
+
+def test_pairs_find_what_one_kill_does_not(tmp_path: Path) -> None:
+    """It gives up at its third start."""
+    source = """
+with open(root / "tries", "a+b", buffering=0) as file:
+    file.write(b"x")
+tries = (root / "tries").stat().st_size
+staged = root / "result.new"
+staged.write_text("gave up" if tries == 3 else "done")
+staged.rename(root / "result")
+"""
+    oracle = Oracle(ignore=["tries"])
+    found = kill_matrix(agent(tmp_path, source), oracle, pairs=2, seed=5, jobs=2, replay="pillar killmatrix -- x")
+    assert {len(result.kills) for result in found.results} == {1, 2}
+    assert found.failures and {len(result.kills) for result in found.failures} == {2}
+    first = found.failures[0]
+    assert first.differences == [Difference("result", "", "1 line", "1 line (- done; + gave up)")]
+    assert found.replay_of(first).count("--at") == 2
+
+
+def test_another_agent_is_killed_too(tmp_path: Path) -> None:
+    """The first one is right; the one beside it writes in place and takes what it finds for whole."""
+    right, wrong = tmp_path / "right.py", tmp_path / "wrong.py"
+    right.write_text(SHELL + "(root / 'a.new').write_text('whole')\n(root / 'a.new').rename(root / 'a')\n")
+    wrong.write_text(SHELL + "if not (root / 'b').exists():\n    (root / 'b').write_text('whole')\n")
+    python = [sys.executable, "-S"]
+    command = [sys.executable, "-m", "pillar", "killmatrix", "--json", "-j", "2", "--limit", "60"]
+    command += ["--also", f"beside={' '.join(python)} {wrong}", "--", *python, str(right)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 1, done.stderr
+    ends = {result["kills"][0]: result["end"] for result in json.loads(done.stdout)["results"]}
+    assert {point.split()[0] for point in ends} == {"agent", "beside"}
+    assert [point for point, end in ends.items() if end != "same"] == ["beside write /b 1"]
+    command[-4:] = ["--also", "agent=true", "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "a name of its own" in done.stderr) == (2, True)
+
+
 def test_times_process_numbers_and_chance_are_no_differences(tmp_path: Path) -> None:
     source = """
 import json, time, uuid

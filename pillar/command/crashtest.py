@@ -2,8 +2,10 @@
 
     pillar crashtest --quick              a seeded sample, under two minutes
     pillar crashtest                      every point of every agent: flow, restart and first boot
+    pillar crashtest --looks              right before a handler reads its record, where nothing is changed
     pillar crashtest --errors             each call fails with each errno that it may meet, once and for a while
     pillar crashtest --pairs --runs 200   a second kill while the first one is being recovered from, or after it
+    pillar crashtest --pairs --suite core every pair of kills of two tiny agents that use all of pillar.pubsub
     pillar crashtest --random --seed 7 --runs 200
                                           one to three faults a run: kill, stop, errors, delays, clock jumps, overflow
                                           of inotify, a killed supervisor, a second supervisor
@@ -14,7 +16,7 @@ A case is `SUITE: AGENT CALL PATH OCCURRENCE[=FAULT]`, more faults behind ` & `.
 errors:ERRNO (1.5 s long), delay:MS, delays:MS, stop, overflow, clock:SECONDS, supervisor (killed), second (supervisor).
 The suites: `flow` (deploy, restart, purge, deactivate, activate, undeploy, two apps that share an image, one of them
 with a bad signature), `restart` (an agent is killed while the apps run, and again at each point of its start), `boot`
-(an agent's first start, alone).
+(an agent's first start, alone), `core` (two tiny agents that only publish and follow tables).
 
 Each case is compared with the undisturbed run: the whole tree below the root, how often images were fetched and domains
 started, the legal steps of every status, the space, the deaths of every agent, exceptions in logs.
@@ -40,6 +42,7 @@ from pillar.crashpoints import Fault, NoCompiler
 from pillar.crashtest import cases
 from pillar.crashtest.cases import SUITES, Case
 from pillar.crashtest.config import Authority
+from pillar.crashtest.core import all_pairs, some_pairs
 from pillar.crashtest.cuts import Cuts
 from pillar.crashtest.journal import Journal
 from pillar.crashtest.progress import Progress
@@ -47,8 +50,9 @@ from pillar.crashtest.report import figures, replay, write_report
 from pillar.crashtest.runner import RECORDINGS, Device, Failed, Record, Result, record, run_all, shrink
 from pillar.crashtest.world import AGENT_NAMES, Stuck
 
-QUICK_POINTS = {"flow": 6, "restart": 2, "boot": 2}
-QUICK_ERRORS, QUICK_MIXED, QUICK_CUTS = 2, 1, 1
+QUICK_POINTS = {"flow": 6, "restart": 2, "boot": 2, "core": 4}
+QUICK_PAIRS = 4  # of the core
+QUICK_LOOKS, QUICK_ERRORS, QUICK_MIXED, QUICK_CUTS = 2, 2, 1, 1
 EXIT_INTERRUPTED = 130
 RUNS = 100
 QUICK_AGENTS = 1  # whose starts are looked at; the flow has all
@@ -57,12 +61,16 @@ QUICK_AGENTS = 1  # whose starts are looked at; the flow has all
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a seeded sample, in under two minutes")
     parser.add_argument("--at", metavar="CASE", type=_case, action="append", help="only this case (may be repeated)")
+    parser.add_argument("--looks", action="store_true", help="kills between handlers, where nothing is changed")
     parser.add_argument("--errors", action="store_true", help="calls that fail, instead of kills")
     parser.add_argument("--pairs", action="store_true", help="two kills a run")
     parser.add_argument("--random", action="store_true", help="runs with faults of every kind")
     parser.add_argument("--powercut", action="store_true", help="starts on what a power cut may leave of /persist")
     parser.add_argument(
-        "--runs", type=int, metavar="N", help="so many cases at most (--errors and kills: all, the others 100)"
+        "--runs",
+        type=int,
+        metavar="N",
+        help="so many cases at most (errors, looks, kills, pairs of the core: all; else 100)",
     )
     parser.add_argument("--suite", choices=SUITES, action="append", help="only this suite (may be repeated)")
     parser.add_argument("--agent", choices=AGENT_NAMES, action="append", help="only kills of this agent")
@@ -85,9 +93,7 @@ def run(args: argparse.Namespace) -> int:
     except (Failed, Stuck, NoCompiler) as err:
         print(f"pillar crashtest: {err}", file=sys.stderr)
         return 1
-    wanted = args.at or (_cuts(args, authority) if args.powercut else _cases(args, recorded))
-    if args.quick and not args.at:
-        wanted += [Case(cases.CUT, faults) for faults in Cuts(authority).cases(args.seed, QUICK_CUTS)]
+    wanted = args.at or _wanted(args, recorded, authority, progress)
     if args.list:
         print("\n".join(map(str, wanted)))
         return 0
@@ -137,6 +143,10 @@ def _record(
 def _mode(args: argparse.Namespace) -> str:
     if args.powercut:
         return "power cuts"
+    if args.looks:
+        return "looks"
+    if args.pairs and args.suite == ["core"]:
+        return "core pairs"
     return "errors" if args.errors else "pairs" if args.pairs else "random" if args.random else "kills"
 
 
@@ -148,7 +158,7 @@ def _suites(args: argparse.Namespace) -> Sequence[str]:
     """Whose undisturbed runs are needed."""
     if args.at:
         return [case.suite for case in args.at if case.suite == "flow"]  # the others compare with their own
-    if args.errors or args.random:
+    if args.errors or args.looks or args.random:
         return ["flow"]
     if args.powercut:
         return []
@@ -159,12 +169,45 @@ def _cuts(args: argparse.Namespace, authority: Authority) -> list[Case]:
     return [Case(cases.CUT, faults) for faults in Cuts(authority).cases(args.seed, args.runs or RUNS)]
 
 
+def _wanted(args: argparse.Namespace, recorded: Record, authority: Authority, progress: Progress) -> list[Case]:
+    """What is to be run, in an order whose beginning is a fair sample."""
+    if args.powercut:
+        return _cuts(args, authority)
+    if args.pairs and args.suite == ["core"]:
+        return _core_pairs(args, recorded, authority, progress, args.runs)
+    found = _cases(args, recorded)
+    if args.quick:
+        found += _core_pairs(args, recorded, authority, progress, QUICK_PAIRS)
+        found += [Case(cases.CUT, faults) for faults in Cuts(authority).cases(args.seed, QUICK_CUTS)]
+    return found
+
+
+def _core_pairs(
+    args: argparse.Namespace, recorded: Record, authority: Authority, progress: Progress, count: int | None
+) -> list[Case]:
+    """All pairs of kills of the core, in an order drawn by the seed; or so many, without looking for all."""
+    device = Device(authority)
+    try:
+        points = recorded.points["core"]
+        if count is not None:
+            return list(some_pairs(device.core(), points, args.seed, count))
+        found = list(all_pairs(device.core(), points, progress.say))
+    finally:
+        device.close()
+    random.Random(args.seed).shuffle(found)
+    return found
+
+
 def _cases(args: argparse.Namespace, recorded: Record) -> list[Case]:
     points = {
         suite: cases.spread([point for point in points if not args.agent or point.agent in args.agent], args.seed)
         for suite, points in recorded.points.items()
     }
-    if args.errors:
+    looks = [point for point in recorded.looks if not args.agent or point.agent in args.agent]
+    looked = [Case("flow", (Fault(point),)) for point in cases.spread(looks, args.seed)]
+    if args.looks:
+        found = looked
+    elif args.errors:
         found = cases.errors(points["flow"], args.seed)
     elif args.pairs:
         found = cases.pairs(points, args.seed, args.runs or RUNS)
@@ -177,6 +220,7 @@ def _cases(args: argparse.Namespace, recorded: Record) -> list[Case]:
             for point in (some[: QUICK_POINTS[suite]] if args.quick else some)
         ]
         if args.quick:
+            found += looked[:QUICK_LOOKS]
             found += cases.errors(points["flow"], args.seed)[:QUICK_ERRORS]
             found += cases.mixed(recorded.points["flow"], args.seed, QUICK_MIXED)
         else:

@@ -95,6 +95,10 @@ class Control:
         """From now on the agents see the wall clock off by so much, until `begin`; the monotonic one goes on."""
         struct.pack_into("<q", self._state, _CLOCK, seconds)
 
+    def traced_bytes(self) -> int:
+        """How long the trace is: it grows with every call, looks included. Costs nothing."""
+        return self._number(_USED, "<Q")
+
     def calls(self) -> list[Call]:
         """All calls of this epoch so far, in their order."""
         used = min(self._number(_USED, "<Q"), len(self._state) - _HEAD.size)

@@ -139,6 +139,19 @@ static void find_agent(void) {
     }
 }
 
+static void be_agent(void) {
+    char path[PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/state", control);
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+    struct stat found;
+    if (fd < 0) return;
+    if (fstat(fd, &found) == 0 && found.st_size > (off_t)sizeof *shared) {
+        void *at = mmap(0, found.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (at != MAP_FAILED) { me = getpid(); shared = at; }
+    }
+    syscall(SYS_close, fd);
+}
+
 __attribute__((constructor)) static void begin(void) {
     const char *directory = getenv("PILLAR_CRASHPOINTS"), *name = getenv("PILLAR_CRASHPOINTS_AGENT");
     if (!directory) return;
@@ -154,17 +167,14 @@ __attribute__((constructor)) static void begin(void) {
     } else {
         find_agent();
     }
-    if (!agent[0]) return;
-    char path[PATH_MAX + 16];
-    snprintf(path, sizeof path, "%s/state", control);
-    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
-    struct stat found;
-    if (fd < 0) return;
-    if (fstat(fd, &found) == 0 && found.st_size > (off_t)sizeof *shared) {
-        void *at = mmap(0, found.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        if (at != MAP_FAILED) { me = getpid(); shared = at; }
-    }
-    syscall(SYS_close, fd);
+    if (agent[0]) be_agent();
+}
+
+/* For a process that was forked off one that is no agent: from now on it is this one. No other thread may run. */
+void crashpoints_become(const char *name) {
+    if (!control[0] || shared) return;
+    copy(agent, sizeof agent, name);
+    be_agent();
 }
 
 /* ---- names */

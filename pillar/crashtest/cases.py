@@ -12,8 +12,9 @@ from pillar.crashpoints import Action, Fault, Point, delay, fails, fails_for_goo
 from pillar.crashpoints.plan import ATTRIBUTE, ERRORS, LOCK, NAME, OPEN, SEND, SPAWN, SYNC, WRITE
 
 # flow: the whole story on a device that runs.  restart: an agent that was killed is killed again while it starts, apps
-# running.  boot: an agent's first start, alone on an empty root.
-SUITES = ("flow", "restart", "boot")
+# running.  boot: an agent's first start, alone on an empty root.  core: two tiny agents that use all of
+# pillar.pubsub that writes, see core.py.
+SUITES = ("flow", "restart", "boot", "core")
 CUT = "cut"  # power cuts, see cuts.py
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pillar.crashpoints import Point
 from pillar.crashtest import story
 from pillar.crashtest.boot import Boots
+from pillar.crashtest.boundaries import boundaries
 from pillar.crashtest.cases import CUT, SUITES, Case, steady
 from pillar.crashtest.config import Authority
+from pillar.crashtest.core import Core
 from pillar.crashtest.cuts import Cuts
 from pillar.crashtest.restart import Restarts
 from pillar.crashtest.tree import Tree, differences
@@ -41,7 +43,7 @@ class Result(NamedTuple):
         for kind, words in (
             ("stuck", ("stuck", "not all agents run")),
             ("lost", ("is missing",)),
-            ("duplicated", ("was started", "was fetched", "domains live on", "keys: ")),
+            ("duplicated", ("was started", "was fetched", "domains live on", "keys: ", "run again", "told again")),
             ("left over", ("left over",)),
             ("died", (" died ", "Traceback")),
         ):
@@ -57,6 +59,7 @@ class Record(NamedTuple):
     unsteady: dict[str, int]  # suite -> how many points only some runs came to
     tree: Tree  # at the end of the flow
     seconds: float  # of one undisturbed flow
+    looks: list[Point]  # of the flow, where handlers begin and nothing is changed
 
 
 class Failed(Exception):
@@ -72,13 +75,14 @@ class Device:
         self._world: World | None = None
         self._boots: Boots | None = None
         self._restarts: Restarts | None = None
+        self._core: Core | None = None
         self._cuts: Cuts | None = None
 
     def close(self) -> None:
         """End the device; the next use makes another one."""
         self._stack.close()
         self._stack = contextlib.ExitStack()
-        self._world = self._boots = self._restarts = None
+        self._world = self._boots = self._restarts = self._core = None
 
     def world(self) -> World:
         """A running device without apps."""
@@ -101,6 +105,13 @@ class Device:
             self._boots = self._stack.enter_context(contextlib.closing(Boots(directory)))
         return self._boots
 
+    def core(self) -> Core:
+        """A place for runs of the two tiny agents."""
+        if self._core is None:
+            directory = Path(self._stack.enter_context(short_directory()))
+            self._core = self._stack.enter_context(contextlib.closing(Core(directory)))
+        return self._core
+
     def cuts(self) -> Cuts:
         """A recorded flow with all data; it does not use up."""
         if self._cuts is None:
@@ -122,6 +133,8 @@ class Device:
             return self.cuts().run(case.faults)
         if case.suite == "boot":
             return self.boots().run(case.faults)
+        if case.suite == "core":
+            return self.core().run(case.faults)
         if case.suite == "restart":
             return self.restarts().run(case.faults)
         return story.run(self.world(), case.faults, expected)
@@ -130,21 +143,22 @@ class Device:
 def record(
     device: Device,
     say: Callable[[str], None],
-    suites: Iterable[str] = SUITES,
+    suites: Collection[str] = SUITES,
     agents: Iterable[str] = AGENT_NAMES,
     recordings: int = RECORDINGS,
 ) -> Record:
     """Undisturbed runs: the points of each suite, starts of these agents only. Raises Failed when they differ."""
     found: dict[str, list[Point]] = {}
     unsteady: dict[str, int] = {}
-    say("flow: undisturbed runs")
-    outcomes = [story.run(device.world()) for _ in range(recordings)]
-    for outcome in outcomes:
-        if outcome.problems:
-            raise Failed(f"the undisturbed flow: {'; '.join(outcome.problems)}")
-        if lines := differences(outcomes[0].tree, outcome.tree):
-            raise Failed(f"two undisturbed runs end differently: {'; '.join(lines)}")
+    outcomes: list[story.Outcome] = []
     if "flow" in suites:
+        say("flow: undisturbed runs")
+        outcomes = [story.run(device.world()) for _ in range(recordings)]
+        for outcome in outcomes:
+            if outcome.problems:
+                raise Failed(f"the undisturbed flow: {'; '.join(outcome.problems)}")
+            if lines := differences(outcomes[0].tree, outcome.tree):
+                raise Failed(f"two undisturbed runs end differently: {'; '.join(lines)}")
         found["flow"], unsteady["flow"] = steady([story.points_of(outcome) for outcome in outcomes])
     for suite, source in (("boot", device.boots), ("restart", device.restarts)):
         if suite in suites:
@@ -154,7 +168,16 @@ def record(
                 points, some = steady([source().record(agent) for _ in range(recordings - 1)])
                 found[suite] += points
                 unsteady[suite] += some
-    return Record(found, unsteady, outcomes[0].tree, min(outcome.seconds for outcome in outcomes))
+    if "core" in suites:
+        say("core: undisturbed runs")
+        found["core"], unsteady["core"] = steady([device.core().record() for _ in range(recordings)])
+    return Record(
+        found,
+        unsteady,
+        tree=outcomes[0].tree if outcomes else {},
+        seconds=min((outcome.seconds for outcome in outcomes), default=0.0),
+        looks=steady([boundaries(outcome.calls) for outcome in outcomes])[0] if outcomes else [],
+    )
 
 
 def run_all(

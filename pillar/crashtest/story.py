@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import Counter
 from typing import NamedTuple
 
 from pillar.crashpoints import Call, Fault, Point, fails, fails_for_good, points
@@ -51,6 +52,12 @@ def run(world: World, faults: tuple[Fault, ...] = (), expected: Tree | None = No
     while meddler.holds:
         world.look()
     tree = rest(world, config, expected) if not problems else world.snapshot(config)
+    if not problems and not _all_back(world, restarts, faults):  # killed at the very end
+        try:
+            world.wait(lambda: _all_back(world, restarts, faults), "the killed agents to be back")
+        except Stuck as stuck:
+            problems.append(f"stuck: {stuck}; {_where(world)}")
+        tree = rest(world, config, expected)
     happened = faults[: world.control.fired()]
     problems += [*observer.wrong, *observer.keys.wrong, *meddler.problems]
     if expected is not None and not problems:
@@ -186,6 +193,14 @@ def rest(world: World, config: Config, expected: Tree | None = None, stays_s: fl
             return now
         last = now
     return last
+
+
+def _all_back(world: World, restarts: dict[str, int], faults: tuple[Fault, ...]) -> bool:
+    """Whether the supervisor has seen every kill so far, and everybody is ready again."""
+    kills = Counter(fault.point.agent for fault in faults[: world.control.fired()] if fault.action.name == "kill")
+    now = world.observer.restarts()
+    died = {agent: now.get(agent, 0) - restarts.get(agent, 0) for agent in kills}
+    return world.observer.all_run() and all(died[agent] >= count for agent, count in kills.items())
 
 
 def _wrong_counts(

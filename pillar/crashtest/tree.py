@@ -26,12 +26,13 @@ NOT_COMPARED: Final = (
     "/config/*",
 )
 # Only that it is there: a pid, a restart counter (each start adds one), the inode and times of a verified image, what
-# the last process that fetched it tells of its attempts.
+# the last process that fetched it tells of its attempts, a ledger that has a line more for a handler run again.
 CONTENT_NOT_COMPARED: Final = (
     "*/.lock",
     "*/restarted",
     "*/restarted.bak",
     "*/DownloadProgress/*",
+    "*/.seen/*/journal",
     "/persist/verifier/*",
     "/persist/checkpoint/lastconfig",
 )
