@@ -17,6 +17,7 @@ from pillar.crashtest.cases import Case, errors, mixed, pairs, spread, steady
 from pillar.crashtest.journal import Journal
 from pillar.crashtest.keys import Keys, made_twice
 from pillar.crashtest.observer import legal
+from pillar.crashtest.report import write_report
 from pillar.crashtest.runner import Result
 from pillar.crashtest.tree import differences, snapshot
 from pillar.types.eid import EIDStatus
@@ -84,6 +85,21 @@ def test_cases_of_every_kind_are_the_same_for_the_same_seed_and_can_be_read_back
     )  # each call once, then again
     kinds = {fault.action.name for case in mixed(points, 1, 60) for fault in case.faults}
     assert kinds == {"kill", "stop", "error", "errors", "delays", "clock", "overflow", "supervisor", "second"}
+
+
+def test_figures_go_between_their_marks_or_to_the_end_of_the_file(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    write_report(page, "kills", {"cases": 7})
+    assert "| cases | 7 |" in page.read_text()
+    page.write_text(f"# Title\n\n{page.read_text()}\nmore\n")
+    write_report(page, "kills", {"cases": 8})
+    write_report(page, "errors", {"cases": 9})
+    assert [line for line in page.read_text().splitlines() if line.startswith(("#", "| cases", "more"))] == [
+        "# Title",
+        "| cases | 8 |",
+        "more",
+        "| cases | 9 |",
+    ]
 
 
 def test_statuses_only_move_along_legal_steps() -> None:

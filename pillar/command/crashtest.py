@@ -114,9 +114,9 @@ def run(args: argparse.Namespace) -> int:
         interrupted = True  # what was found so far is told all the same
     progress.end()
     summary = figures(recorded, wanted, results, time.monotonic() - began)
+    _print(summary, results, args, recorded, authority)
     if args.report is not None:
         write_report(args.report, _mode(args), summary)
-    _print(summary, results, args, recorded, authority)
     if interrupted:
         return EXIT_INTERRUPTED
     return 1 if any(result.problems and result.again is not False for result in results) else 0

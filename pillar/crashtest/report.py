@@ -50,11 +50,11 @@ def replay(case: Case) -> str:
 
 
 def write_report(path: Path, mode: str, summary: dict[str, object]) -> None:
-    """Put the figures of this mode between their two marks. Raises ValueError when the file has none."""
-    text = path.read_text()
+    """Put the figures of this mode between their two marks, or with them at the end of the file. Raises OSError."""
+    text = path.read_text() if path.exists() else ""
     begin, end = _BEGIN.format(mode), _END.format(mode)
     if begin not in text or end not in text:
-        raise ValueError(f"{path} has no place for figures: two lines {begin} and {end}")
+        text = f"{text}\n{begin}\n{end}\n".lstrip("\n")
     rows = [f"| {name.strip()} | {value} |" for name, value in summary.items()]
     table = "\n".join(["| what | figure |", "|---|---|", *rows])
     before, _, rest = text.partition(begin)
