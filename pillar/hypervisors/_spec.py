@@ -2,7 +2,8 @@
 
 From the image: entry point, command, environment, user, working directory. From the app: memory, CPUs, user data,
 further drives. The rest is what people know from Docker: its 14 capabilities, masked parts of /proc and /sys, every
-namespace of its own. No user namespace (root in it is root, without those capabilities) and no seccomp filter.
+namespace of its own, system calls that are refused (_seccomp); and no program gains rights by being run (setuid, file
+capabilities). No user namespace: root in it is root, without what the capabilities leave out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pillar.hypervisors import CannotRun, DomainSpec
+from pillar.hypervisors import CannotRun, DomainSpec, _seccomp
 from pillar.hypervisors._cgroup import Limits
 from pillar.hypervisors._environment import PATH, arguments, variables
 from pillar.hypervisors._user import User
@@ -27,7 +28,8 @@ _CAPABILITIES = [
 ]
 _MASKED = [
     *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
-    *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"),
+    *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/interrupts", "/sys/firmware"),
+    "/sys/devices/virtual/powercap",  # how much power the processor takes tells what it computes
 ]
 _READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 _MOUNTS = [
@@ -83,6 +85,7 @@ def document(
     group: str,
 ) -> dict[str, Any]:
     """The whole config.json. `image` is the `config` of the image's configuration, `group` the cgroup's name."""
+    seccomp = _seccomp.profile()
     capabilities = dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES)
     return {
         "ociVersion": "1.0.2",
@@ -95,7 +98,7 @@ def document(
             "env": [f"{name}={value}" for name, value in environment(image, domain, user, user_data).items()],
             "cwd": _working_directory(image),
             "capabilities": capabilities,
-            "noNewPrivileges": False,
+            "noNewPrivileges": True,
         },
         "mounts": [_mount(*mount) for mount in _MOUNTS] + [_bind(bind) for bind in binds],
         "linux": {
@@ -104,6 +107,7 @@ def document(
             "resources": _resources(limits),
             "maskedPaths": _MASKED,
             "readonlyPaths": _READ_ONLY,
+            **({"seccomp": seccomp} if seccomp is not None else {}),
         },
     }
 
