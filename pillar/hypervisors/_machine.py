@@ -43,12 +43,19 @@ class Architecture:
     console: str  # the kernel's name of the serial port
     panic_device: str
     cd_drive: tuple[str, ...]  # devices that a CD drive needs, the drive itself last
+    cpu: str = ""  # without KVM; "": QEMU's default serves
 
 
 ARCHITECTURES = {
     "x86_64": Architecture("qemu-system-x86_64", "qemu-system-x86", "pc", "ttyS0", "pvpanic", ("ide-cd",)),
     "aarch64": Architecture(
-        "qemu-system-aarch64", "qemu-system-arm", "virt", "ttyAMA0", "pvpanic-pci", ("virtio-scsi-pci", "scsi-cd")
+        "qemu-system-aarch64",
+        "qemu-system-arm",
+        "virt",
+        "ttyAMA0",
+        "pvpanic-pci",
+        ("virtio-scsi-pci", "scsi-cd"),
+        cpu="cortex-a72",  # by default the machine has a processor of 32 bits
     ),
 }
 
@@ -77,7 +84,7 @@ def command(of: Architecture, program: str, domain: DomainSpec, places: Places, 
         "-nodefaults", "-no-user-config", "-display", "none", "-sandbox", SANDBOX,
         "-name", f"guest={name}", "-uuid", domain.uuid,
         "-machine", of.machine,
-        *_accelerator(kvm),
+        *_accelerator(of, kvm),
         "-m", f"{memory_mib}M", "-smp", f"cpus={cpus},maxcpus={max(cpus, config.MaxCpus)}",
         *_console(places.log),
         *_monitors(),
@@ -104,8 +111,11 @@ def pci_addresses(domain: DomainSpec) -> list[str]:
     return list(dict.fromkeys(bundle.PciLong for bundle in domain.adapters if bundle.PciLong))
 
 
-def _accelerator(kvm: bool) -> list[str]:
-    return ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MIB}"]
+def _accelerator(of: Architecture, kvm: bool) -> list[str]:
+    if kvm:
+        return ["-accel", "kvm", "-cpu", "host"]
+    translating = ["-accel", f"tcg,thread=multi,tb-size={TRANSLATIONS_MIB}"]
+    return [*translating, "-cpu", of.cpu] if of.cpu else translating
 
 
 def _console(log: Path) -> list[str]:
