@@ -111,6 +111,9 @@ def test_statuses_only_move_along_legal_steps() -> None:
     assert not legal(app, SwState.RUNNING, SwState.DOWNLOADED)
     assert not legal("DomainStatus", SwState.RUNNING, SwState.BOOTING)
     assert not legal("VerifyImageStatus", SwState.DELIVERED, SwState.DOWNLOADED)
+    assert legal("VerifyImageStatus", SwState.DELIVERED, SwState.DOWNLOADED, unasked=True)  # a signature is asked for
+    assert not legal("VerifyImageStatus", SwState.DELIVERED, SwState.INITIAL, unasked=True)
+    assert not legal("AppInstanceStatus", SwState.DELIVERED, SwState.DOWNLOADED, unasked=True)
     assert not legal("DownloaderStatus", SwState.DOWNLOADED, SwState.INITIAL)
 
 

@@ -20,6 +20,8 @@ from support import wait_for
 
 from pillar.crashpoints import Control, NoCompiler, Plan
 
+from pillar.crashtest.observer import Observer
+
 CONTENT = random.Random(3).randbytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 NAME = f"http:  host image.raw.{SHA}"
@@ -257,6 +259,30 @@ def test_an_image_verified_without_signature_is_not_good_for_one_who_asks_for_it
     device.statuses.wait(NAME, State=3, LastErr=lambda text: text.startswith("signature: "))
     device.ask()
     device.statuses.wait(NAME, State=4, LastErr="")
+
+
+def test_a_good_image_that_lost_its_proof_is_offered_and_its_signature_looked_at_when_asked_for(device: Device):
+    root = Authority()
+    signer = root.issue("signer", ca=False)
+    root.write(device.root / "config", "root-certificate")
+    device.put("verified", name="image.raw")  # and nothing in the ledger: a power cut took that
+    name = f"image.raw.{SHA}"
+    device.agent.start()
+    device.statuses.wait(name, State=4, RefCount=0)
+    onlooker = Observer(device.root)
+    try:
+        onlooker.look()
+        device.ask(name, ImageSignature=base64_text(signed(signer)), SignatureKey="https://host/signer.pem")
+        device.statuses.wait(name, LastErr=lambda text: "signer.pem: No such file" in text, State=3, RefCount=1)
+        onlooker.look()
+        certs = device.root / "persist" / "certs"
+        certs.mkdir(exist_ok=True)
+        (certs / "signer.pem").write_bytes(signer.pem)
+        device.statuses.wait(name, State=4, LastErr="")
+        onlooker.look()
+        assert onlooker.wrong == []
+    finally:
+        onlooker.close()
 
 
 def test_it_imports_no_cryptography_without_signatures(device: Device):

@@ -25,9 +25,13 @@ _OVER: Final = (S.RESTARTING, S.PURGING)  # shown over the others while one is u
 _DOWN: Final = (S.HALTING, S.HALTED)
 
 
-def legal(topic: str, old: S, new: S) -> bool:
-    """Whether a status may be seen to go from one state to another."""
-    if old == new:
+def legal(topic: str, old: S, new: S, *, unasked: bool = False) -> bool:
+    """Whether a status may be seen to go from one state to another; `unasked`: nobody referred to it before.
+
+    An image that was found at a start is good by its content, whoever wants it; who asks for a signature makes the
+    verifier look at it once more, unless the ledger remembers that signature. No app relies on it before that.
+    """
+    if old == new or (topic == "VerifyImageStatus" and unasked and (old, new) == (S.DELIVERED, S.DOWNLOADED)):
         return True
     if topic == "AppInstanceStatus" and (old in _OVER or new in _OVER):
         return True
@@ -96,16 +100,18 @@ class Observer:
         topic = record_type.__name__
 
         def created(key: str, new: Any) -> None:
-            self._seen(topic, key, S.NONE, new)
+            self._seen(topic, key, None, new)
 
         def modified(key: str, new: Any, old: Any) -> None:
-            self._seen(topic, key, old.State, new)
+            self._seen(topic, key, old, new)
 
         return self._pubsub.subscription(agent, record_type, scope=scope, create=created, modify=modified)
 
-    def _seen(self, topic: str, key: str, old: S, new: Any) -> None:
-        if old != S.NONE and not legal(topic, old, new.State) and not self.patient:
-            self.wrong.append(f"{topic} {key} went from {old.name} to {new.State.name}")
+    def _seen(self, topic: str, key: str, old: Any, new: Any) -> None:
+        if old is not None and old.State != S.NONE and not self.patient:
+            unasked = topic == "VerifyImageStatus" and old.RefCount == 0
+            if not legal(topic, old.State, new.State, unasked=unasked):
+                self.wrong.append(f"{topic} {key} went from {old.State.name} to {new.State.name}")
         if topic == "DomainStatus" and new.DomainId:
             self.pids.add(int(new.DomainId))
         if (
