@@ -5,19 +5,17 @@ The errors are those that root cannot provoke with a file system: the call itsel
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from agentproc import Table
-from msgspec.structs import replace
+from inside import Inside
 from test_identitymanager import KEY, supplied
 
-from pillar.agent import Agent
 from pillar.cmd.domainmgr.agent import DomainMgr
 from pillar.cmd.downloader import space
 from pillar.cmd.downloader.agent import Downloader
@@ -26,53 +24,11 @@ from pillar.cmd.identitymanager.agent import IdentityManager
 from pillar.cmd.verifier.agent import Verifier
 from pillar.pubsub import Publication, PublishFailed, encode
 
-DEADLINE_S = 10.0
+pytest_plugins = ("inside_fixtures",)
+
 CONTENT = b"an image"
 SHA = hashlib.sha256(CONTENT).hexdigest()
 NAME = f"image.{SHA}"
-A = TypeVar("A", bound=Agent)
-
-
-class Inside:
-    """Agents below one root that live in this process."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.agents: list[Agent] = []
-
-    def start(self, kind: type[A], options: dict[str, object], **settings: int) -> A:
-        agent = kind(argparse.Namespace(root=self.root, debug=False, daemon=False, **options))
-        self.agents.append(agent)
-        agent.settings = replace(agent.settings, **settings)
-        agent.start()
-        agent.loop.set_source(agent.pubsub)
-        return agent
-
-    def run(self, agent: Agent, story: Iterator[Callable[[], object]]) -> None:
-        """Let its loop turn, once in its life: the story goes on whenever the condition that it gave holds."""
-        conditions = [next(story)]
-
-        def look() -> None:
-            if conditions[-1]():
-                following = next(story, None)
-                if following is None:
-                    agent.loop.stop(0)
-                    return
-                conditions.append(following)
-            agent.loop.call_later(0.01, look)
-
-        agent.loop.call_soon(look)
-        agent.loop.call_later(DEADLINE_S, lambda: agent.loop.stop(1))
-        assert agent.loop.run() == 0, f"waited {DEADLINE_S:g} s for condition {len(conditions)} of the story"
-
-
-@pytest.fixture
-def inside(tmp_path: Path) -> Iterator[Inside]:
-    inside = Inside(tmp_path)
-    yield inside
-    for agent in inside.agents:
-        agent.stop()
-        agent.close()
 
 
 class FailsOnce:

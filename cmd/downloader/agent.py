@@ -144,7 +144,6 @@ class Downloader(Agent):
             delete=lambda key, last: self.queue.mark(f"{objtype}/{key}"),
             synchronized=lambda: self._mark_scope(objtype),
         )
-        self._mark_scope(objtype)
         status.signal_restarted()
 
     def settings_changed(self, old: GlobalConfig) -> None:

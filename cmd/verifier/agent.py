@@ -85,7 +85,6 @@ class Verifier(Agent):
                 modify=lambda key, new, old: self._file_may_be_there(objtype, new),
             )
         )
-        self._mark_scope(objtype)
         status.signal_restarted()
 
     def settings_changed(self, old: GlobalConfig) -> None:
