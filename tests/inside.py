@@ -23,7 +23,12 @@ class Inside:
         self.agents: list[Agent] = []
 
     def start(self, kind: type[A], options: dict[str, object], **settings: int) -> A:
-        agent = kind(argparse.Namespace(root=self.root, debug=False, daemon=False, **options))
+        """Start one with these options, all others as they are when nobody gives them, and these settings."""
+        parser = argparse.ArgumentParser()
+        kind.add_arguments(parser)
+        defaults = vars(parser.parse_args([]))
+        given = {"root": self.root, "debug": False, "daemon": False, **options}
+        agent = kind(argparse.Namespace(**{**defaults, **given}))
         self.agents.append(agent)
         agent.settings = replace(agent.settings, **settings)
         agent.start()

@@ -48,7 +48,7 @@ class FailsOnce:
 
 def test_unused_copies_are_collected_also_after_an_error(inside: Inside, tmp_path: Path) -> None:
     (tmp_path / "run" / "zedmanager" / "DomainConfig").mkdir(parents=True)
-    agent = inside.start(DomainMgr, {"hypervisor": "auto", "stop_grace": 1.0}, VdiskGCTime=0)
+    agent = inside.start(DomainMgr, {}, VdiskGCTime=0)
     images = tmp_path / "persist" / "img"
     if images.exists():
         images.rmdir()
@@ -70,7 +70,7 @@ def test_pending_is_swept_also_after_an_error(inside: Inside, tmp_path: Path, mo
     sweep = FailsOnce(space.sweep, OSError(5, "Input/output error"))
     monkeypatch.setattr(space, "sweep", sweep)
     left = tmp_path / "persist" / "downloads" / "appImg.obj" / "pending" / "left.over"
-    agent = inside.start(Downloader, {"limit_rate": 0}, DownloadGCTime=1)
+    agent = inside.start(Downloader, {}, DownloadGCTime=1)
     left.write_text("from before a reboot")
     inside.run(agent, iter([lambda: sweep.failures, lambda: not left.exists()]))
 
@@ -98,7 +98,7 @@ def test_what_a_failed_download_said_is_published_when_the_table_takes_it_again(
 
     monkeypatch.setattr(Download, "run", attempt)
     monkeypatch.setattr(Publication, "publish", record)
-    inside.run(inside.start(Downloader, {"limit_rate": 0}), iter([lambda: publish.failures, lambda: told]))
+    inside.run(inside.start(Downloader, {}), iter([lambda: publish.failures, lambda: told]))
     assert told[0] == (1, 1), "the failure is told before the next attempt begins"
 
 

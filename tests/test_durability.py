@@ -104,6 +104,11 @@ image = str(root / "source")
 disk = DiskStatus(ImageSha256="ab", ReadOnly=True, Format="raw", FileLocation=image, ActiveFileLocation=image)
 process.ProcessHypervisor(Locations(root)).prepare(DomainSpec("app", DomainConfig(), (disk,)))
 """,
+    "end of a container": """
+from pillar.hypervisors._shim import Shim
+(root / "exit").mkdir()
+Shim(-1, -1, -1, {"exit": str(root / "exit/app.exit"), "oom_files": []}).record(0)
+""",
     "sealed copy of an image": """
 from pillar.cmd.verifier.seal import seal
 (root / "sealed").mkdir()
@@ -165,7 +170,7 @@ def test_a_store_flushes_the_bytes_before_the_name_and_the_name_before_it_return
     calls = control.calls()
     assert any(call.call == "rename" for call in calls)
     kept = ["/app:*.json", "/device.json", "/verifier/*", "*.pem", "/img/*", "/layout/*", "/pending/*"]
-    kept += ["/persist/process/*", "/persist/status/*.json", "/object", "/object.part", "*/journal"]
+    kept += ["/persist/process/*", "/persist/status/*.json", "/object", "/object.part", "*/journal", "/exit/*.exit"]
     assert unsafe(calls, ["*"], kept, ["/app:1.json", "/persist/status/*.json"]) == []
 
 

@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from support import wait_for as until
 
 from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors, Phase
+from pillar.hypervisors._launched import is_held
 from pillar.hypervisors.process import ProcessHypervisor
 from pillar.locations import Locations
 from pillar.pubsub import encode
@@ -278,6 +281,36 @@ def test_what_a_program_leaves_behind_is_found_and_ended(machine: Machine) -> No
     assert living(left)
     machine.backend.stop(UUID, 0)
     assert not living(left)
+
+
+def test_looking_whether_it_runs_leaves_the_lock_free_even_when_a_child_is_born_in_that_moment(tmp_path: Path) -> None:
+    """A fork copies the descriptor that the look has open, and until it executes something a child keeps the copy."""
+    lock = tmp_path / "lock"
+    lock.touch()
+    released, release = os.pipe()
+    children = []
+
+    class ForksWhenTaken:
+        def __enter__(self) -> None:
+            if not children:
+                child = os.fork()
+                if child == 0:
+                    os.close(release)
+                    os.read(released, 1)  # until the test is over
+                    os._exit(0)
+                children.append(child)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    guard = cast(threading.Lock, ForksWhenTaken())
+    try:
+        assert not is_held(lock, guard)
+        assert not is_held(lock, guard)
+    finally:
+        os.close(release)
+        os.waitpid(children[0], 0)
+        os.close(released)
 
 
 def test_half_a_holder_means_that_it_is_starting(machine: Machine) -> None:

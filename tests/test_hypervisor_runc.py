@@ -141,6 +141,12 @@ def test_what_can_never_run_says_so_and_leaves_nothing(
     assert machine.leaves_nothing()
 
 
+def test_an_image_that_cannot_be_unpacked_leaves_no_half_of_it(machine: Machine) -> None:
+    with pytest.raises(CannotRun, match="leads out of the image"):
+        machine.backend.prepare(machine.domain(SERVICE, container.layer({"../evil": b""})))
+    assert not list((machine.data / UUID).glob("rootfs*"))
+
+
 def test_images_of_the_wrong_kind_are_refused(machine: Machine) -> None:
     for content, reason in (
         (b"#!/bin/sh\n", "neither a container manifest nor an OCI archive"),
@@ -327,6 +333,31 @@ def test_left_overs_of_which_only_the_control_group_is_known_are_found_and_swept
     assert machine.backend.adopt() == {UUID}
     machine.backend.stop(UUID, 0)
     assert not living(pid)
+    assert machine.leaves_nothing()
+
+
+def test_a_container_that_died_with_its_parent_can_be_started_again(machine: Machine) -> None:
+    """Nobody was left to have runc forget it."""
+    spec = machine.domain(SERVICE)
+    pid = machine.run(spec)
+    for victim in (machine.parent, pid):
+        os.kill(victim, signal.SIGKILL)
+    machine.ended()
+    machine.backend.start(spec)
+    assert machine.look().phase is Phase.RUNNING
+
+
+def test_a_start_whose_parent_process_is_killed_fails_and_leaves_nothing(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runc = shutil.which("runc")
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin/runc"
+    script.write_text(f'#!/bin/sh\n{runc} "$@" || exit\ncase "$*" in *" create "*) kill -9 $PPID;; esac\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    with pytest.raises(HypervisorError):
+        machine.run(machine.domain(SERVICE))
     assert machine.leaves_nothing()
 
 

@@ -5,19 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from inside import Inside
 
 from pillar.cmd.baseosmgr.install import MARK, install
-from pillar.cmd.domainmgr.disks import make_copy
+from pillar.cmd.domainmgr.agent import DomainMgr
+from pillar.cmd.domainmgr.disks import TMP_SUFFIX, make_copy
 from pillar.cmd.verifier.ledger import Ledger
 from pillar.cmd.verifier.seal import seal
+from pillar.cmd.zedagent.agent import ZedAgent
+from pillar.cmd.zedagent.reboot import REBOOT_CONFIG_NAME
 from pillar.cmd.zedagent.source import Checkpoint
 from pillar.durable import replace_file, sweep_staged
 from pillar.hypervisors import DomainSpec, HypervisorError
 from pillar.hypervisors.process import USER_DATA, ProcessHypervisor
+from pillar.hypervisors.xen import XenHypervisor
 from pillar.locations import Locations
 from pillar.transports.base import Identity
 from pillar.transports.partfile import PartFile
 from pillar.types.domainmgr import DiskStatus, DomainConfig
+
+pytest_plugins = ("inside_fixtures",)
 
 
 def names(directory: Path) -> set[str]:
@@ -58,6 +65,23 @@ def test_user_data_of_a_killed_start_is_swept_before_the_next(tmp_path: Path) ->
     assert names(home) == {"work"}
 
 
+def test_half_a_xen_configuration_with_its_password_is_swept_before_the_next_start(tmp_path: Path) -> None:
+    where = Locations(tmp_path)
+    config = DomainConfig(DisplayName="app", AppNum=1, Memory=65536, VCpus=1, EnableVnc=True, VncPasswd="secret")
+    domain = DomainSpec("app", config, ())
+    configuration = XenHypervisor(where).write(domain)
+    configuration.with_name(f".{configuration.name}.abc").write_text("vncpasswd")
+    assert XenHypervisor(where).write(domain) == configuration
+    assert names(configuration.parent) == {configuration.name}
+
+
+def test_half_a_reboot_counter_goes_when_zedagent_starts(tmp_path: Path, inside: Inside) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / f"config/.{REBOOT_CONFIG_NAME}.abc").touch()
+    inside.start(ZedAgent, {})
+    assert names(tmp_path / "config") == set()
+
+
 def test_a_certificate_is_installed_although_a_kill_left_half_of_it(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(MARK)
     (tmp_path / "certs").mkdir()
@@ -74,6 +98,14 @@ def test_a_copy_of_a_disk_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(HypervisorError, match="cannot copy"):
         make_copy(disk, lambda: None)
     assert names(tmp_path / "img") == {"disk.raw"}
+
+
+def test_half_a_copy_of_a_disk_goes_when_domainmgr_starts(tmp_path: Path, inside: Inside) -> None:
+    images = tmp_path / "persist/img"
+    images.mkdir(parents=True)
+    (images / f"disk.raw{TMP_SUFFIX}").touch()
+    inside.start(DomainMgr, {"hypervisor": "process"})
+    assert names(images) == set()
 
 
 def test_an_image_is_sealed_although_a_kill_left_half_a_copy(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_an_object_without_a_way_is_told_whenever_the_ports_or_its_datastore_cha
         stores.remove(STORE)
         yield lambda: "DsNowhere" not in text(statuses, NAME)
 
-    inside.run(inside.start(Downloader, {"limit_rate": 0}), story())
+    inside.run(inside.start(Downloader, {}), story())
 
 
 def test_an_object_without_room_is_told_whenever_the_room_for_downloads_changes(inside: Inside, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_an_object_without_room_is_told_whenever_the_room_for_downloads_changes(
         room.remove("global")
         yield lambda: without("1000")
 
-    inside.run(inside.start(Downloader, {"limit_rate": 0}), story())
+    inside.run(inside.start(Downloader, {}), story())
 
 
 def test_a_shorter_time_for_unused_downloads_counts_at_once(inside: Inside, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_shorter_time_for_unused_downloads_counts_at_once(inside: Inside, tmp_
     statuses = Table(tmp_path, "downloader", "DownloaderStatus", "appImg.obj")
     configs.write(NAME, Safename=NAME, Name=f"file://{tmp_path}/nowhere", NameIsURL=True, RefCount=0)
     clock = [0.0]
-    downloader = inside.start(Downloader, {"limit_rate": 0})
+    downloader = inside.start(Downloader, {})
     downloader.uses = UseClock(lambda: clock[0])
 
     def story() -> Iterator[Callable[[], object]]:
@@ -99,7 +99,7 @@ def test_a_shorter_time_for_unused_downloads_counts_at_once(inside: Inside, tmp_
 
 def test_blobs_that_no_image_has_go_from_time_to_time(inside: Inside, tmp_path: Path) -> None:
     Table(tmp_path, "zedmanager", "DownloaderConfig", "appImg.obj").directory.mkdir(parents=True)
-    downloader = inside.start(Downloader, {"limit_rate": 0}, DownloadGCTime=1)
+    downloader = inside.start(Downloader, {}, DownloadGCTime=1)
     layout = downloader.layouts["appImg.obj"]
     layout.prepare()
     left = layout.keep(b"{}")
@@ -118,7 +118,7 @@ def test_a_domain_that_could_not_start_is_tried_again_when_the_retry_time_gets_s
     )
     Table(tmp_path, "zedmanager", "DomainConfig").write(APP, **json.loads(encode(config)))
     statuses = Table(tmp_path, "domainmgr", "DomainStatus")
-    manager = inside.start(DomainMgr, {"hypervisor": "process", "stop_grace": 1.0})
+    manager = inside.start(DomainMgr, {"hypervisor": "process"})
 
     def story() -> Iterator[Callable[[], object]]:
         yield lambda: "is not verified" in text(statuses, APP)

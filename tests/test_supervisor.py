@@ -267,6 +267,19 @@ def test_an_agent_that_died_while_no_supervisor_ran_is_started_and_counted(devic
     assert device.until("one", "running").Restarts == 0  # a new life after a clean end
 
 
+def test_an_agent_that_is_no_longer_asked_for_and_is_dead_is_no_longer_shown(device):
+    first = device.up()
+    two = device.until("two", "running")
+    device.until("one", "running")
+    first.kill()
+    first.wait(timeout=DEADLINE_S)
+    os.kill(two.Pid, signal.SIGKILL)
+    eventually("two is gone", lambda: gone(two.Pid))
+    device.up("one")
+    eventually("one is adopted", lambda: device.status("one").Adopted)
+    eventually("two is not shown", lambda: list(ledger(device.where)) == ["one"])
+
+
 def test_an_agent_started_by_hand_is_adopted(device):
     by_hand = device.popen("-m", "toy_one")
     eventually("it runs", lambda: holder(device.where.pid("one")) == by_hand.pid)

@@ -76,8 +76,6 @@ class PortFolder:
         except (OSError, UnicodeDecodeError):
             pass  # not there, or not ours: it is replaced
         staged = self._resolv_conf.with_name(".resolv.conf.new")
-        staged.unlink(missing_ok=True)
-        staged.touch(mode=0o644)
         staged.write_text(text)
         staged.chmod(0o644)  # everybody's resolver reads it
         staged.rename(self._resolv_conf)
