@@ -209,9 +209,14 @@ class PubSub:
 
         table = name_table(self.root, agent, scope, topic, persistent=persistent)
         handlers = Handlers(create, modify, delete, synchronized, restarted)
-        ledger = Ledger(table, self.agent, durable) if durable else None
         how = find(driver or self.driver, self.dialect)
-        subscription = Subscription(table, decode, lambda core: how.source(core, self), self, handlers, ledger)
+        ledger = Ledger(table, self.agent, durable) if durable else None
+        try:
+            subscription = Subscription(table, decode, lambda core: how.source(core, self), self, handlers, ledger)
+        except BaseException:
+            if ledger is not None:
+                ledger.close()  # or nobody could use it while this process lives
+            raise
         self._subscriptions.append(subscription)
         return subscription
 

@@ -97,7 +97,8 @@ class Ledger:
         self._journal = self._directory = self._lock = -1
 
     def _open(self, name: str) -> None:
-        os.makedirs(self._table.base, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # not exist_ok: that would report a failing disk as "File exists"
+            os.makedirs(self._table.base)
         path = self._table.base
         for part in os.path.relpath(self.path, path).split("/"):
             path = os.path.join(path, part)

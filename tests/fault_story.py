@@ -1,8 +1,8 @@
-"""A publisher's and a subscriber's life with the n-th file system call failing.
+"""A publisher's and its subscribers' life with the n-th file system call failing.
 
 `fault_story.py ROOT ERRNO [FIRST STEP]`, with the library of faults.c preloaded: for every n (or those), once and for
-good, in an ordinary and a persistent table. Prints one line of JSON per table and way: how many n there were. Anything
-that breaks a promise is an AssertionError.
+good, in an ordinary and a persistent table by file and an ordinary one by socket; one subscriber is durable. Prints one
+line of JSON per table and way: how many n there were. Anything that breaks a promise is an AssertionError.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def story(root: Path, driver: str, persistent: bool, n: int, error: int, forever
     promised: dict[str, int] = {"old": 1}
     told: list[str] = []
     refused: list[tuple[str, int | None]] = []
-    pubsubs = [PubSub(root, "hello", driver=driver), PubSub(root, "me", driver=driver)]
+    pubsubs = [PubSub(root, agent, driver=driver) for agent in ("hello", "me", "keeper")]
+    kept: set[str] = set()
     try:
         faults.fault_arm(n, error, forever, KINDS[error])
         publication = None
@@ -81,7 +82,8 @@ def story(root: Path, driver: str, persistent: bool, n: int, error: int, forever
             create=lambda key, new: told.append(key),
             delete=lambda key, last: told.remove(key),
         )
-        pubsubs[1].wait(0)
+        durable = keep(pubsubs[2], persistent, kept, error)
+        turn(pubsubs[1:])
         for key, seq in STEPS if publication is not None else ():
             assert publication is not None
             try:
@@ -94,13 +96,11 @@ def story(root: Path, driver: str, persistent: bool, n: int, error: int, forever
                 faults.fault_pause(1)
                 stands(publication, key, promised.get(key))
                 faults.fault_pause(0)
-            pubsubs[0].wait(0)
-            pubsubs[1].wait(0)
+            turn(pubsubs)
         if publication is not None:
             with contextlib.suppress(PublishFailed):
                 publication.signal_restarted()
-            pubsubs[0].wait(0)
-            pubsubs[1].wait(0)
+            turn(pubsubs)
         matched = int(faults.fault_disarm())
         # It ends: without anything being published again, all agree on what was promised.
         if publication is None:
@@ -115,11 +115,49 @@ def story(root: Path, driver: str, persistent: bool, n: int, error: int, forever
         assert sorted(told) == sorted(promised)
         strangers = list(Path(publication.table.path).glob(".quarantine/*"))
         assert not strangers, f"its own records were taken for a stranger's: {strangers}"
+        # Whatever its ledger was refused, the next entry mends it: what vanishes while the process is dead is told.
+        if durable is None:
+            durable = keep(pubsubs[2], persistent, kept, error)
+        assert durable is not None
+        agree(publication, durable, pubsubs, promised)
+        change(publication, "last", 1)
+        note(promised, "last", 1)
+        agree(publication, durable, pubsubs, promised)
+        assert kept == set(promised)
+        pubsubs.pop().close()
+        change(publication, "old", None)
+        note(promised, "old", None)
+        pubsubs.append(PubSub(root, "keeper", driver=driver))
+        durable = keep(pubsubs[2], persistent, kept, error)
+        assert durable is not None
+        agree(publication, durable, pubsubs, promised)
+        assert kept == set(promised)
         return matched
     finally:
         faults.fault_disarm()
         for pubsub in pubsubs:
             pubsub.close()
+
+
+def keep(pubsub: PubSub, persistent: bool, kept: set[str], error: int) -> Subscription[Greeting] | None:
+    """A durable subscription whose handlers keep `kept`; None when the machine refuses its ledger."""
+    try:
+        return pubsub.subscription(
+            "hello",
+            Greeting,
+            persistent=persistent,
+            durable="kept",
+            create=lambda key, new: kept.add(key),
+            delete=lambda key, last: kept.discard(key),
+        )
+    except OSError as err:
+        assert errno_text(error) in str(err), err
+        return None
+
+
+def turn(pubsubs: list[PubSub]) -> None:
+    for pubsub in pubsubs:
+        pubsub.wait(0)
 
 
 def change(publication: Publication, key: str, seq: int | None) -> None:

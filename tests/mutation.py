@@ -68,8 +68,8 @@ WHOLE_CALLS: Final = (
 
 # Which tests cover a source, quick ones first.
 COVERED_BY: Final = (
-    ("pubsub/*socket*", ("test_pubsub_socket",)),
-    ("pubsub/memorydriver.py", ("test_pubsub_socket", "test_pubsub_machine")),
+    ("pubsub/*socket*", ("test_pubsub_socket", "test_pubsub_drivers")),
+    ("pubsub/memorydriver.py", ("test_pubsub_drivers", "test_pubsub_socket")),
     ("pubsub/ledger.py", ("test_pubsub_durable", "test_durability")),
     ("pubsub/*", ("test_pubsub_publish", "test_pubsub_subscribe", "test_pubsub_durable", "test_durability",
                   "test_pubsub_limits", "test_pubsub_hostile", "test_pubsub_powercut", "test_pubsub_machine")),

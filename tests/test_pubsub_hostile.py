@@ -153,6 +153,9 @@ def test_a_topic_that_no_socket_address_has_room_for_is_refused_and_nothing_is_m
             with pytest.raises(BadName, match="has 80 bytes, at most 79 fit into a socket's address"):
                 opened(too_long)
         assert list(root.rglob("*")) == []
+        for _ in range(2):  # the second time too: the first keeps no lock on the ledger
+            with pytest.raises(BadName):
+                pubsub.subscription("hello", too_long, durable="kept")
         publication = pubsub.publication(fits)
         publication.publish("k", fits(seq=7))
         subscription = pubsub.subscription("hello", fits)
