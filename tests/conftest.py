@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import tempfile
@@ -32,12 +33,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-@pytest.fixture
-def root() -> Iterator[Path]:
+@contextlib.contextmanager
+def short_root() -> Iterator[Path]:
     """A new device root with a short path (UNIX socket paths are bounded), on tmpfs where there is one."""
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="pillar-", dir=where, ignore_cleanup_errors=True) as path:
         yield Path(path)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A device root for one test."""
+    with short_root() as path:
+        yield path
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,6 +54,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.failed:
         for name, value in getattr(item, "funcargs", {}).items():
-            if name == "device" and hasattr(value, "logs"):
+            if name in ("device", "wired") and hasattr(value, "logs"):
                 report.sections.append(("logs of the device", value.logs()))
     return report

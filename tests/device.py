@@ -194,7 +194,7 @@ class Device:
         status = self.apps.get(app)
         return status is not None and status.State == SwState.RUNNING and status.Activated and not status.Error
 
-    def wait_error(self, app: str, text: str) -> AppInstanceStatus:
+    def wait_error(self, app: str, text: str, seconds: float = PATIENCE_S) -> AppInstanceStatus:
         """Until the app's Error has this in it; the error has its source and time then."""
 
         def wrong() -> AppInstanceStatus | None:
@@ -202,7 +202,7 @@ class Device:
             return status if status is not None and text in status.Error else None
 
         try:
-            status = self.wait(wrong, f"an error with {text!r}")
+            status = self.wait(wrong, f"an error with {text!r}", seconds)
         except BaseException as error:
             error.add_note(f"{app}: {self.apps.get(app)}")
             raise

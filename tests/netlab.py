@@ -79,6 +79,14 @@ class Namespace:
         # /sys/class/net shows the interfaces of the machine here.
         self.enter = ("nsenter", f"--net={self.path}")
 
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """The namespace in which this process is, a container's: to do something in, neither to make nor to delete."""
+        found = cls(f"the namespace of {pid}")
+        found.path = Path(f"/proc/{pid}/ns/net")
+        found.enter = ("nsenter", f"--net={found.path}")
+        return found
+
     def create(self) -> None:
         _ip("netns", "add", self.name)
         self.run("ip", "link", "set", "lo", "up")
