@@ -29,10 +29,13 @@ class Device:
         self.where = Locations(root)
         self.manager: subprocess.Popen[bytes] | None = None
         self.program = ["-m", "pillar.cmd.domainmgr"]  # for Python
+        self.enter: tuple[str, ...] = ()  # put in front of its command: a network namespace
+        self.environment: dict[str, str] = {}  # its own further variables
 
     def start(self, *options: str) -> None:
         self.manager = subprocess.Popen(
             [
+                *self.enter,
                 sys.executable,
                 *self.program,
                 "--root",
@@ -41,6 +44,7 @@ class Device:
                 "3",
                 *options,
             ],
+            env=os.environ | self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
