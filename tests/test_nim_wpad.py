@@ -92,6 +92,19 @@ def test_a_file_that_cannot_be_had_is_the_ports_error_and_the_controller_is_aske
     assert managed.port("eth0")["Error"] == ""
 
 
+def test_who_only_observes_looks_for_it_too(managed: Managed) -> None:
+    lab = managed.lab
+    url = f"http://{lab.router('eth0')}/own.dat"
+    lab.serve("/own.dat", pac("DIRECT"))
+    lab.device.run("ip", "addr", "add", "192.168.10.9/24", "dev", "eth0")
+    lab.device.run("ip", "link", "set", "eth0", "up")
+    managed.overrides.write("own", Version=1, Ports=[port(NetworkProxyEnable=True, NetworkProxyURL=url)])
+    managed.agent.command = tuple(word for word in managed.agent.command if word not in ("--ports", "manage"))
+    managed.agent.start()
+    managed.wait(lambda: managed.port("eth0")["Pacfile"] == coded(pac("DIRECT")), "the file")
+    managed.wait(lambda: lab.requests("/own.dat") == ["192.168.10.9"], "one request for it")
+
+
 # ---- one search
 
 
