@@ -38,6 +38,7 @@ def rule_errors(rules: Iterable[ACE] | None, instance: NetworkInstanceStatus, gu
 
 def port_maps(rules: Iterable[ACE] | None) -> Iterator[PortMap]:
     """The port maps that the rules ask for; one that is wrong asks for none (see `rule_errors`)."""
-    for judged in map(judge, rules or ()):
+    mapping = (rule for rule in rules or () if any(action.PortMap for action in rule.Actions or ()))
+    for judged in map(judge, mapping):  # every app looks at every other's: the many other rules are not judged for it
         if judged.action is Action.PORT_MAP and not judged.errors and judged.protocol is not None:
             yield PortMap(protocol_name(judged.protocol), judged.ports["lport"][0])
