@@ -7,7 +7,7 @@ were lost, and by the slow re-list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 from pillar.pubsub.inotify import Inotify, InotifyConstants
@@ -37,16 +37,19 @@ class Folder:
         root: str,
         parts: list[str],
         look: Callable[[], None],
-        names: Collection[str] | None,
+        names: Container[str] | None,
         inotify: Inotify,
         hub: PubSub,
+        *,
+        each_write: bool = False,
     ) -> None:
         self._names = names
         self._look = look
         self._hub = hub
         self._moved = True
         self._touched = False
-        self._watch = PathWatch(inotify, root, parts, _MASK, self._noted, self.list_again)
+        self._mask = _MASK | _C.IN_MODIFY if each_write else _MASK
+        self._watch = PathWatch(inotify, root, parts, self._mask, self._noted, self.list_again)
         self.path = self._watch.path
 
     def close(self) -> None:
@@ -78,5 +81,6 @@ class Folder:
         self._look()
 
     def _noted(self, name: str, mask: int) -> None:
-        if self._names is None or name in self._names:
+        # Who else looks at the directory may have asked for more: masks of one process add up.
+        if mask & self._mask and (self._names is None or name in self._names):
             self._touched = True

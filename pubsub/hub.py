@@ -20,7 +20,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -221,17 +221,23 @@ class PubSub:
         return subscription
 
     def folder(
-        self, path: str | os.PathLike[str], look: Callable[[], None], names: Collection[str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        look: Callable[[], None],
+        names: Container[str] | None = None,
+        *,
+        each_write: bool = False,
     ) -> Folder:
         """Follow the files of a directory below the root that is no table; all of them, or only these names.
 
         `look()` is called, from `wait`, `process` or `run`, at the start and whenever one of them may have changed;
-        it compares for itself. Raises BadName for a path elsewhere.
+        it compares for itself. With `each_write` also for files that somebody writes to and does not close. Raises
+        BadName for a path elsewhere.
         """
         parts = os.path.relpath(os.path.abspath(path), self.root).split(os.sep)
         if parts[0] in (os.pardir, os.curdir):
             raise BadName(f"{path} is not below the root {self.root}")
-        folder = Folder(self.root, parts, look, names, self._inotify, self)
+        folder = Folder(self.root, parts, look, names, self._inotify, self, each_write=each_write)
         self._folders.append(folder)
         return folder
 

@@ -53,6 +53,12 @@ class AgentProcess:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def inotify_instances(self) -> int:
+        """How many it holds; a machine has few for all of its processes."""
+        assert self.process is not None
+        fds = Path(f"/proc/{self.process.pid}/fd")
+        return sum(os.readlink(fds / fd) == "anon_inode:inotify" for fd in os.listdir(fds))
+
     @property
     def log_text(self) -> str:
         return (self.root / "persist" / "log" / f"{self.agent}.log").read_text()

@@ -249,6 +249,7 @@ def addresses(shown: dict[str, Any]) -> list[str]:
 def test_with_only_a_loopback_there_are_no_ports(box: Box) -> None:
     box.agent.start()
     assert box.status.wait("global") == {"Version": 1, "Testing": False, "Ports": []}
+    assert box.agent.inotify_instances() == 1
 
 
 @needs_namespaces

@@ -42,6 +42,7 @@ def test_two_uplinks_get_leases_and_a_source_address_decides_the_port(managed: M
     assert (managed.root / "run/resolv.conf").read_text() == (
         "search lab.test\nnameserver 192.168.10.1\nnameserver 192.168.20.1\n"
     )
+    assert managed.agent.inotify_instances() == 1
     lab.serve("/which", b"")
     for name in ("eth1", "eth0"):
         address = managed.shown(name)[0]

@@ -428,6 +428,21 @@ def test_a_followed_folder_is_looked_at_once_per_change_and_when_it_comes_and_go
     assert looks == [[], [], ["device.json"], []]
 
 
+def test_a_folder_may_be_looked_at_at_each_write_to_a_file_that_stays_open(root: Path) -> None:
+    looks: list[str] = []
+    (root / "run").mkdir()
+    leases = root / "run" / "leases"
+    with PubSub(root) as pubsub, leases.open("w") as file:
+        pubsub.folder(root / "run", lambda: looks.append("closed"))
+        pubsub.folder(root / "run", lambda: looks.append(leases.read_text()), each_write=True)
+        pubsub.wait(0)
+        looks.clear()
+        file.write("one")
+        file.flush()
+        pubsub.wait(0)
+        assert looks == ["one"]
+
+
 def test_a_handler_may_close_its_own_subscription(hello: PubSub, root: Path) -> None:
     publication = hello.publication(Greeting)
     for key in "abcde":

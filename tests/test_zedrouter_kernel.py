@@ -37,6 +37,7 @@ def test_a_guest_gets_its_lease_a_name_and_a_page_from_outside(router: Router) -
     comes(lambda: router.lab.requests("/hello") == ["192.168.10.2"], "the uplink's address is in the log")
     assert address in guest.run("busybox", "nslookup", uuid(1), "10.1.0.1")
     comes(lambda: router.up(1)["UnderlayNetworkList"][0]["Assigned"], "the lease is told")
+    assert router.agent.inotify_instances() == 1
     assert router.instances.wait(LAN, ProgUplinkIntf="eth0", Error="")["BridgeIPAddr"] == "10.1.0.1"
     # It cannot take another address, not even one that nobody has.
     guest.run("ip", "addr", "add", "10.1.0.39/24", "dev", "eth0")

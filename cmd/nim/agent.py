@@ -82,11 +82,14 @@ class Nim(Agent):
         self.pacs = PacFiles(self.loop, self.log, self.where.config, self._look)
         self.pacs.adopt(self.status.get(GLOBAL))
         self.manager: Manager | None = None
+        self.resolver: ResolverWatch | None = None
+        self._deaf = ""  # why resolv.conf cannot be watched
         if self.options.ports == "manage":
             self.manager = Manager(
                 self.loop,
                 self.log,
                 self.where,
+                self.pubsub,
                 self.kernel,
                 self.pacs,
                 self.options.test_url,
@@ -95,11 +98,7 @@ class Nim(Agent):
             )
             self.manager.start(self._stored(), same_boot=self.status.get(GLOBAL) is not None)
         else:
-            try:
-                self.resolver = ResolverWatch(self.options.resolv_conf)
-                self.loop.add_reader(self.resolver.fileno(), self._resolver_event)
-            except WatchFailed as err:
-                self.log.warning("new name servers are noticed only when something else changes: %s", err)
+            self._follow_resolver()
         while self.pubsub.process():  # what is on disk now belongs to the first status
             self.touch()
         self.step(_EVERYTHING)
@@ -130,7 +129,18 @@ class Nim(Agent):
         if self.status.publish(GLOBAL, status):
             self._log_changes(before, status)
 
+    def _follow_resolver(self) -> None:
+        try:
+            if self.resolver is None:
+                self.resolver = ResolverWatch(self.options.resolv_conf, self.pubsub.inotify, self._look)
+            self.resolver.follow()
+        except WatchFailed as err:
+            if str(err) != self._deaf:
+                self.log.warning("new name servers are noticed only when something else changes: %s", err)
+            self._deaf = str(err)
+
     def _observed(self) -> Facts:
+        self._follow_resolver()
         links, addresses, gateways = self.kernel.read()
         dns_servers, domain = read_resolv_conf(self.options.resolv_conf)
         return Facts(links, addresses, gateways, dns_servers, domain)
@@ -189,10 +199,6 @@ class Nim(Agent):
 
     def _kernel_event(self) -> None:
         if self.kernel.drain():
-            self._look()
-
-    def _resolver_event(self) -> None:
-        if self.resolver.look():
             self._look()
 
     def _log_choice(self, old: DevicePortConfigList, new: DevicePortConfigList) -> None:

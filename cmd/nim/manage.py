@@ -32,6 +32,7 @@ from pillar.cmd.nim.verify import Finding, Trial, Word
 from pillar.cmd.nim.wiring import Change, Plan, Route, Rule, Wiring, difference, plan
 from pillar.locations import Locations
 from pillar.loop import Loop, Timer
+from pillar.pubsub import PubSub
 from pillar.types.enums import DhcpType
 from pillar.types.globalconfig import GlobalConfig
 from pillar.types.nim import DevicePortConfigList
@@ -51,6 +52,7 @@ class Manager:
         loop: Loop,
         log: logging.Logger,
         where: Locations,
+        pubsub: PubSub,
         kernel: Kernel,
         pacs: PacFiles,
         test_url: str,
@@ -66,8 +68,7 @@ class Manager:
         self._test_url = test_url
         self._look = look
         self._publish = publish
-        self._folder = PortFolder(where)
-        loop.add_reader(self._folder.fileno(), self._lease_event)
+        self._folder = PortFolder(where, pubsub, look)
         self._clients = Clients(loop, log, look)
         self._probes = Workers(loop, 1)
         self._timers: dict[str, Timer] = {}
@@ -316,10 +317,6 @@ class Manager:
         self._probes.submit(_PROBE, lambda cancel: ask_over(target, ways, timeout_s, cancel), done)
 
     # ---- events
-
-    def _lease_event(self) -> None:
-        if self._folder.look():
-            self._look()
 
     def _time_is_up(self) -> None:
         self._overdue, self._asked = True, ()  # what was answered before is old now

@@ -8,39 +8,28 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pillar.cmd.nim.leases import Lease, read_lease
 from pillar.locations import Locations
-from pillar.pubsub.inotify import Inotify, InotifyConstants, WatchDescriptor
-
-if TYPE_CHECKING:
-    from watchdog.observers.inotify_c import CallbackId
+from pillar.pubsub import PubSub
+from pillar.pubsub.folder import Folder
 
 _LEASE: Final = "lease"
-_MASK: Final = InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_DELETE | InotifyConstants.IN_ONLYDIR
 
 
 class PortFolder:
-    """`fileno` is readable when a lease may have changed; `look` says whether one did."""
+    """`changed` is called when a lease should be read again."""
 
-    def __init__(self, where: Locations) -> None:
+    def __init__(self, where: Locations, pubsub: PubSub, changed: Callable[[], None]) -> None:
         self.path = where.agent_dir("nim") / "ports"
         self.path.mkdir(parents=True, exist_ok=True)
         self._resolv_conf = where.run / "resolv.conf"
-        self._inotify = Inotify()
-        self._handles: dict[str, tuple[WatchDescriptor, CallbackId]] = {}
-        self._touched = False
-
-    def fileno(self) -> int:
-        return self._inotify.fileno()
-
-    def look(self) -> bool:
-        """Take in what happened; True when a lease should be read again."""
-        self._touched = False
-        self._inotify.dispatch()
-        return self._touched
+        self._pubsub = pubsub
+        self._changed = changed
+        self._folders: dict[str, Folder] = {}
 
     def claimed(self) -> set[str]:
         """The interfaces that nim, this one or one before, has set up."""
@@ -48,15 +37,14 @@ class PortFolder:
 
     def claim(self, ifname: str) -> None:
         """From now on the interface is one that nim has set up."""
-        if ifname not in self._handles or not (self.path / ifname).is_dir():
-            (self.path / ifname).mkdir(exist_ok=True)
-            self._handles[ifname] = self._inotify.watch(str(self.path / ifname), _MASK, self)
+        (self.path / ifname).mkdir(exist_ok=True)
+        if ifname not in self._folders:
+            self._folders[ifname] = self._pubsub.folder(self.path / ifname, self._changed, {_LEASE})
 
     def release(self, ifname: str) -> None:
         """Nothing of nim's is on the interface any more; its lease is forgotten."""
-        handle = self._handles.pop(ifname, None)
-        if handle is not None:
-            self._inotify.unwatch(handle)
+        if (folder := self._folders.pop(ifname, None)) is not None:
+            folder.close()
         shutil.rmtree(self.path / ifname, ignore_errors=True)
 
     def lease_path(self, ifname: str) -> Path:
@@ -80,14 +68,3 @@ class PortFolder:
         staged.chmod(0o644)  # everybody's resolver reads it
         staged.rename(self._resolv_conf)
         return True
-
-    # what `Inotify` calls
-
-    def on_event(self, mask: int, name: bytes) -> None:
-        self._touched = self._touched or name == _LEASE.encode()
-
-    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        self._touched = True
-
-    def on_queue_overflow(self) -> None:
-        self._touched = True

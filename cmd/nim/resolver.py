@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,34 +22,27 @@ _MASK = (
 
 
 class ResolverWatch:
-    """`fileno` is readable when resolv.conf may have changed; `look` says whether it was about this file.
+    """`changed` is called when resolv.conf may be another one.
 
     Directories are watched, because the file is usually replaced by a rename; one that does not exist is looked for
-    again only when something else changes here.
-    Raises WatchFailed when the kernel grants no descriptor or watch.
+    again only when something else changes here. Not a `PubSub.folder`: the file may stand outside the root, and a link
+    to it leads anywhere. Raises WatchFailed when the kernel grants no watch.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inotify: Inotify, changed: Callable[[], None]) -> None:
         self._path = path
-        self._inotify = Inotify()
+        self._inotify = inotify
+        self._changed = changed
         self._names: set[bytes] = set()
-        self._touched = False
+        self._moved = False
         self._handles: list[tuple[WatchDescriptor, CallbackId]] = []
         self._watch()
 
-    def fileno(self) -> int:
-        return self._inotify.fileno()
-
-    def look(self) -> bool:
-        """Take in what happened; True when the file should be read again."""
-        self._touched = False
-        self._inotify.dispatch()
-        if self._touched:
-            self._watch()  # a link may lead elsewhere now
-        return self._touched
-
-    def close(self) -> None:
-        self._inotify.close()
+    def follow(self) -> None:
+        """Before the file is read: a link may lead elsewhere since `changed` was called. Raises WatchFailed."""
+        if self._moved:
+            self._watch()
+            self._moved = False
 
     def _watch(self) -> None:
         places = {self._path, self._path.resolve()}
@@ -62,13 +56,18 @@ class ResolverWatch:
         for handle in before:  # after the new ones, so that a directory is never unwatched for a moment
             self._inotify.unwatch(handle)
 
-    # what `Inotify` calls
+    # What Inotify calls: only notes are taken.
 
     def on_event(self, mask: int, name: bytes) -> None:
-        self._touched = self._touched or name in self._names
+        if name in self._names:
+            self._note()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        self._touched = True
+        self._note()
 
     def on_queue_overflow(self) -> None:
-        self._touched = True
+        self._note()
+
+    def _note(self) -> None:
+        self._moved = True
+        self._changed()

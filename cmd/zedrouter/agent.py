@@ -87,7 +87,7 @@ class Zedrouter(Agent):
             from pillar.cmd.zedrouter.reports import Reports
 
             self.kernel = KernelNetwork(
-                self.where, self.loop, self.log, lambda: self.queue.mark_later(_KERNEL, TOGETHER_S)
+                self.where, self.pubsub, self.loop, self.log, lambda: self.queue.mark_later(_KERNEL, TOGETHER_S)
             )
             self.reports = Reports(self.pubsub, self.loop, self.log, self.kernel)
             self.registrar = Registrar(self.pubsub, self.loop, self.log)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pillar.cmd.zedrouter.leasewatch import LeaseWatch
 from pillar.cmd.zedrouter.outcome import Outcome
 from pillar.locations import Locations
 from pillar.loop import Loop
@@ -24,7 +23,7 @@ from pillar.netplan.difference import AddBridge, DeleteLink, difference
 from pillar.netplan.dnsmasq import DnsmasqError, Dnsmasqs, leases
 from pillar.netplan.kernel import Kernel, StepFailed, read_sysctls
 from pillar.netplan.state import Actual, NetState, is_ours, mark_of
-from pillar.pubsub import WatchFailed
+from pillar.pubsub import PubSub
 from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.nim import DeviceNetworkStatus
 from pillar.types.scalars import Uuid
@@ -33,10 +32,19 @@ from pillar.types.zedrouter import AppNetworkStatus
 _REFUSALS_AT_MOST = 20  # vifs whose rules the kernel refuses, in one pass
 
 
+class _LeaseFiles:
+    """The names of dnsmasq's lease files."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.endswith(".leases")
+
+
 class KernelNetwork:
     """The network of the namespace that zedrouter runs in. `wake` is called when a pass is called for."""
 
-    def __init__(self, where: Locations, loop: Loop, log: logging.Logger, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, where: Locations, pubsub: PubSub, loop: Loop, log: logging.Logger, wake: Callable[[], None]
+    ) -> None:
         self._log = log
         self._loop = loop
         self._wake = wake
@@ -49,11 +57,8 @@ class KernelNetwork:
         self._made: firewall.Made = {}
         self._said: dict[str, str] = {}
         self._dnsmasqs.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            self._leases = LeaseWatch(self._dnsmasqs.directory, wake)
-            loop.add_reader(self._leases.fileno(), self._leases.look)
-        except WatchFailed as err:  # the machine's watches are used up
-            log.warning("leases are noticed up to a minute late: %s", err)
+        # dnsmasq keeps its lease file open: no event of the kernel's network tells of a lease.
+        pubsub.folder(self._dnsmasqs.directory, wake, _LeaseFiles(), each_write=True)
         for events in self.kernel.events:
             loop.add_reader(events.fileno(), lambda events=events: self._event(events))  # type: ignore[misc]
 
