@@ -42,6 +42,7 @@ def test_the_file_of_the_domain_above_is_found_and_the_controller_is_asked_as_it
     lab.serve("/wpad.dat", pac("DIRECT"))
     managed.overrides.write("again", Version=1, Ports=[port(NetworkProxyEnable=True)])
     managed.wait_in_force("again")
+    assert "port config auto of 1970-" not in managed.agent.log_text  # what is gone is not a config of another time
     shown = managed.port("eth0")
     assert (shown["Pacfile"], shown["WpadURL"]) == (coded(pac("DIRECT")), "http://wpad.lab.test/wpad.dat")
     assert (shown["Error"], shown["DomainName"]) == ("", "site.lab.test")

@@ -159,17 +159,23 @@ class Nim(Agent):
         return Source(configs, complete=self._zedagent_spoke or self.from_zedagent.restarted > 0)
 
     def _overrides(self) -> Source:
-        configs = {key: filled_in(config, key, self._written(key)) for key, config in self.overrides.items().items()}
+        configs = {
+            key: filled_in(config, key, written)
+            for key, config in self.overrides.items().items()
+            if (written := self._written(key)) is not None
+        }
         gone = not (self.where.agent_dir(GLOBAL) / DevicePortConfig.__name__).is_dir()
         return Source(configs, complete=self.overrides.is_synchronized or gone)
 
-    def _written(self, key: str) -> Time:
-        """When an override file was written: its priority, if it names none."""
+    def _written(self, key: str) -> Time | None:
+        """When an override file was written: its priority, if it names none. None: it is gone, though no event has said
+        so yet; with another time it would be a config that nobody has tried.
+        """
         path = self.where.agent_dir(GLOBAL) / DevicePortConfig.__name__ / f"{key}.json"
         try:
             return time_from_ns(path.stat().st_mtime_ns)
-        except FileNotFoundError:  # just removed; the event for that is on its way
-            return time_from_ns(0)
+        except FileNotFoundError:
+            return None
 
     def _taken(self) -> frozenset[str]:
         """Interfaces that belong to an app or a switch."""
