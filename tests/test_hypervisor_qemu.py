@@ -229,6 +229,8 @@ def test_what_the_machine_does_not_have_is_an_error_at_once(machine: Machine) ->
     assert "CPUs is '4000'" in refused(CPUs="4000")
     assert "expected a list as 0-1,3" in refused(CPUs="two")
     assert "the kernel /no/kernel cannot be read" in refused(Kernel="/no/kernel")
+    tree = machine.file("tree.dtb", bytes(1 << 20))  # as QEMU dumps it
+    assert "a kernel would not find it; pack it" in refused(Kernel="/etc/hostname", DeviceTree=str(tree))
     assert "no kernel to go with it" in refused(Ramdisk="/etc/hostname")
     assert "not base64" in refused(CloudInitUserData="%%%")
 

@@ -28,6 +28,8 @@ from pillar.types.zedrouter import VifInfo
 
 CONSOLE = "console"  # the socket's name, in the working directory
 CDROM = "cdrom"
+# QEMU makes twice the room and 10,000 bytes for what it adds, and a kernel for arm64 takes no more than 2 MiB.
+LARGEST_TREE_BYTES = ((2 << 20) - 10_000) // 2
 LAST_DISPLAY = 99  # of those that are tried when the configuration names none
 TRANSLATIONS_MIB = 256  # the most that QEMU keeps of translated code without KVM
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"

@@ -324,6 +324,11 @@ def _check_resources(domain: DomainSpec) -> None:
     for what, name in (("kernel", config.Kernel), ("ramdisk", config.Ramdisk), ("device tree", config.DeviceTree)):
         if name and not os.access(name, os.R_OK):
             raise CannotRun(f"the {what} {name} cannot be read")
+    if config.DeviceTree and Path(config.DeviceTree).stat().st_size > _machine.LARGEST_TREE_BYTES:
+        raise CannotRun(
+            f"the device tree {config.DeviceTree} has {Path(config.DeviceTree).stat().st_size} bytes, more than"
+            f" {_machine.LARGEST_TREE_BYTES}: a kernel would not find it; pack it (dtc -I dtb -O dtb)"
+        )
     if config.Ramdisk and not config.Kernel:
         raise CannotRun(f"there is a ramdisk, {config.Ramdisk}, but no kernel to go with it")
 
