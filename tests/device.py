@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import select
-import signal
 import subprocess
 import sys
 import uuid
@@ -20,6 +17,7 @@ from support import wait_for
 
 from pillar.agents import AGENTS
 from pillar.controller.handed import hand_in
+from pillar.crashtest import processes
 from pillar.demo import device as demo
 from pillar.demo.eco import Image
 from pillar.demo.images import ImageServer
@@ -214,7 +212,7 @@ class Device:
         pids = [domain.DomainId for app in apps if (domain := self.domains.get(app)) is not None]
         self.wait(lambda: not any(self.records(app) for app in apps), "the apps' records to go")
         for pid in pids:
-            assert not Path(f"/proc/{pid}").exists() or _state(pid) == "Z", f"process {pid} is left"
+            assert not processes.lives(pid), f"process {pid} is left"
 
     def records(self, key: str) -> list[str]:
         """The paths of all records with this text in their key, in the tables of every agent."""
@@ -290,14 +288,11 @@ class Device:
 
     def pid(self, agent: str) -> int:
         """The agent's process, 0 when there is none."""
-        try:
-            return int(self.where.pid(agent).read_text())
-        except (FileNotFoundError, ValueError):
-            return 0
+        return processes.pid_of(self.where, agent)
 
     def kill(self, *agents: str) -> None:
         """kill -9, all of them together; returns when the kernel has taken them down."""
-        _kill([pid for agent in agents if (pid := self.pid(agent))])
+        processes.kill(pid for agent in agents if (pid := self.pid(agent)))
 
     def wait_back(self, *agents: str, restarts: int = 1) -> None:
         """Until the supervisor has started each of these again, so many times in all, and it is ready."""
@@ -313,52 +308,14 @@ class Device:
     def close(self) -> None:
         """End whatever still runs on this root: supervisor first, then agents and ECOs."""
         self.pubsub.close()
-        _kill([pid] if (pid := self.pid(SUPERVISOR)) else [])
-        while pids := _processes_of(self.where.root):
-            _kill(pids)
+        self.kill(SUPERVISOR)
+        while pids := processes.started_on(self.where.root):
+            processes.kill(pids)
         containers = RuncHypervisor(self.where)  # they do not know whose they are; it does
         for app in containers.adopt():
             containers.stop(app, 0)
         for group in _cgroup.names(_cgroup.prefix(self.where.root, "qemu")):
             _cgroup.remove(group)
-
-
-def _kill(pids: list[int]) -> None:
-    held = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            held.append(os.pidfd_open(pid))
-    try:
-        for process in held:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-        for process in held:
-            assert select.select([process], [], [], 10)[0], "a killed process does not end"
-    finally:
-        for process in held:
-            os.close(process)
-
-
-def _processes_of(root: Path) -> list[int]:
-    """Every process that was started on this root, which no other test has: agents by argument, ECOs by environment."""
-    name = os.fsencode(root)
-    found = []
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit() or int(directory.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            environment = (directory / "environ").read_bytes()
-            if name in words or b"PILLAR_ECO_LOCK=" + name + b"/" in environment:
-                found.append(int(directory.name))
-    return found
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
 
 
 def timeless(value: Any) -> Any:

@@ -5,12 +5,9 @@ See `coreagents` for what they do. A case starts both on an empty root and start
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +19,7 @@ from typing import Final
 from pillar.crashpoints import Call, Control, Fault, Plan, Point, points
 from pillar.crashtest.cases import Case
 from pillar.crashtest.coreagents import AGENTS, EFFECTS, Order, Setting, Told, follow
+from pillar.crashtest.processes import kill, lives, state_of
 from pillar.crashtest.story import Outcome
 from pillar.crashtest.tree import Tree, differences, snapshot
 from pillar.crashtest.world import PATIENCE_S, Stuck
@@ -127,14 +125,7 @@ class Core:
         self._starts[agent] += 1
 
     def _end(self) -> None:
-        for pid in self._pids.values():
-            with contextlib.suppress(ProcessLookupError):
-                process = os.pidfd_open(pid)
-                try:
-                    signal.pidfd_send_signal(process, signal.SIGKILL)
-                    select.select([process], [], [], PATIENCE_S)
-                finally:
-                    os.close(process)
+        kill(self._pids.values())
         self._pids = {}
 
     def _rest(self, faults: int, expected: Tree | None) -> None:
@@ -144,9 +135,11 @@ class Core:
         made, since, met = -1, time.monotonic(), None
         while time.monotonic() < deadline:
             for agent, pid in list(self._pids.items()):
-                if not _state(pid):
+                if not lives(pid):
                     self._start(agent)
-            if (now := self._control.traced_bytes()) != made or any(_state(pid) in "RD" for pid in self._pids.values()):
+            if (now := self._control.traced_bytes()) != made or any(
+                state_of(pid) in ("R", "D") for pid in self._pids.values()
+            ):
                 made, since, met = now, time.monotonic(), None
             quiet_s = time.monotonic() - since
             if met is None and quiet_s >= SETTLED_S:
@@ -211,12 +204,3 @@ def _after_the_kill(calls: Iterable[Call]) -> list[Point]:
             after.append(call)
         killed = killed or call.result == "K"
     return points(after)
-
-
-def _state(pid: int) -> str:
-    """The process's state, "" when it has ended."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    return "" if state in "ZX" else state

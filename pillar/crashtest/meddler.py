@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from pillar.crashpoints import Control, Fault
+from pillar.crashtest import processes
 from pillar.locations import Locations
 
 STANDS_S: Final = 0.7
@@ -74,7 +75,7 @@ class Meddler:
         if pid:
             self._waking.append((time.monotonic() + STANDS_S, pid))
         if name == "supervisor":
-            self._kill_supervisor()
+            processes.kill([pid] if (pid := processes.pid_of(self._where, "pillar")) else [])
             self._up()
         elif name == "second":
             self._second()
@@ -82,13 +83,6 @@ class Meddler:
             self._overflow()
         elif name == "clock":
             self._control.set_clock(fault.action.number)
-
-    def _kill_supervisor(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            process = os.pidfd_open(int(self._where.pid("pillar").read_text()))
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-            os.close(process)
 
     def _second(self) -> None:
         command = [sys.executable, "-m", "pillar.crashtest.supervise", "--root", str(self._where.root)]

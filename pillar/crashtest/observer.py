@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,10 +123,3 @@ class Observer:
             line = f"{topic} {key} says {new.Error!r} (state {new.State.name})"
             if line not in self.wrong:
                 self.wrong.append(line)
-
-
-def lives(pid: int) -> bool:
-    """Whether this process is there and no zombie."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,9 +17,10 @@ from typing import Any, Self, TypeVar
 from pillar.agents import AGENTS
 from pillar.controller.handed import JSON_NAME, hand_in
 from pillar.crashpoints import Control, Fault, Plan
+from pillar.crashtest import processes
 from pillar.crashtest.config import GOOD, Authority, Story
 from pillar.crashtest.meddler import Meddler
-from pillar.crashtest.observer import Observer, lives
+from pillar.crashtest.observer import Observer
 from pillar.crashtest.tree import Tree, snapshot
 from pillar.demo.images import ImageServer
 from pillar.locations import Locations
@@ -99,21 +98,19 @@ class World:
 
     def pid(self, agent: str) -> int:
         """The agent's process, 0 when there is none."""
-        with contextlib.suppress(OSError, ValueError):
-            return int(self.where.pid(agent).read_text())
-        return 0
+        return processes.pid_of(self.where, agent)
 
     def kill(self, *agents: str) -> None:
         """kill -9 from outside; returns when they are gone."""
-        _kill([pid for agent in agents if (pid := self.pid(agent))])
+        processes.kill(pid for agent in agents if (pid := self.pid(agent)))
 
     def close(self) -> None:
         """End whatever still runs on this root."""
         for supervisor in self._supervisors:
             supervisor.kill()
             supervisor.wait()
-        while pids := list(_processes_of(self.root)):
-            _kill(pids)
+        while pids := processes.started_on(self.root):
+            processes.kill(pids)
         self.observer.close()
         self.server.close()
         self.control.close()
@@ -197,7 +194,7 @@ class World:
 
     def living_domains(self) -> list[int]:
         """Processes of domains seen in this story that still live."""
-        return [pid for pid in self.observer.pids if lives(pid)]
+        return [pid for pid in self.observer.pids if processes.lives(pid)]
 
 
 def short_directory() -> tempfile.TemporaryDirectory[str]:
@@ -211,32 +208,3 @@ def _files(directory: Path) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             if path.is_file():
                 yield path
-
-
-def _kill(pids: list[int]) -> None:
-    held = []
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            held.append(os.pidfd_open(pid))
-    try:
-        for process in held:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-        for process in held:
-            select.select([process], [], [], 10)
-    finally:
-        for process in held:
-            os.close(process)
-
-
-def _processes_of(root: Path) -> Iterator[int]:
-    """Every process that was started on this root: agents by argument, ECOs by environment."""
-    name = os.fsencode(root)
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit() or int(directory.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            environment = (directory / "environ").read_bytes()
-            if name in words or b"PILLAR_ECO_LOCK=" + name + b"/" in environment:
-                yield int(directory.name)
