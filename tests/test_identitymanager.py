@@ -7,6 +7,7 @@ import ipaddress
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -206,11 +207,11 @@ def test_a_failure_stays_pending_with_an_error_record_and_is_tried_again_if_that
     assert failed.status == pending(ALLOCATE)
     assert failed.error is not None
     assert (failed.error.Error, failed.error.ErrorTime, failed.error.key()) == ("disk full", NOW, KEY)
-    assert failed.retry_s
+    assert failed.retry
     assert not decided(ALLOCATE, failed.status, failed.error).make
     assert decided(ALLOCATE, failed.status, failed.error, retry_due=True).make
     lasting = decided(ALLOCATE, pending(ALLOCATE), made=Made(ALLOCATE, error="bad", lasting=True))
-    assert lasting.retry_s is None
+    assert not lasting.retry
 
 
 def test_what_was_made_for_an_older_configuration_is_made_again() -> None:
@@ -326,6 +327,20 @@ def test_a_failure_can_be_seen_and_a_better_configuration_heals_it(device: Devic
     better = supplied()
     device.config(better)
     assert device.until(lambda found: not found.PendingAdd, "it is accepted").EID == better.EID
+    wait_for(lambda: device.read(EIDError) is None, "the error is withdrawn")
+
+
+def test_a_disk_that_refuses_is_tried_again_in_a_moment_and_then_less_and_less_often(device: Device) -> None:
+    in_the_way = device.where.persist / "identitymanager"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    device.config(ALLOCATE)
+    device.start()
+    wait_for(lambda: device.read(EIDError), "an EIDError")
+    began = time.monotonic()
+    in_the_way.unlink()
+    device.until(lambda found: not found.PendingAdd, "an EID")
+    assert time.monotonic() - began < 30, "half of the longest time between two tries"
     wait_for(lambda: device.read(EIDError) is None, "the error is withdrawn")
 
 

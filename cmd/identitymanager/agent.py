@@ -1,8 +1,7 @@
 """The shell of identitymanager: tables and work around the decision in decide.py."""
 
-import time
-
 from pillar.agent import Agent
+from pillar.clocks import RetryClock
 from pillar.cmd.identitymanager.decide import Facts, Made, step
 from pillar.cmd.identitymanager.make import make
 from pillar.keyqueue import KeyQueue
@@ -10,6 +9,8 @@ from pillar.types.eid import EIDConfig, EIDStatus
 from pillar.types.eid_error import EIDError
 from pillar.types.scalars import now
 from pillar.workers import Outcome, Workers
+
+RETRY_CAP_S = 60.0  # between two tries while the machine refuses
 
 
 class IdentityManager(Agent):
@@ -23,7 +24,7 @@ class IdentityManager(Agent):
         self.queue = KeyQueue(self.loop, self.look_at, self.log)
         self._made: dict[str, Made] = {}
         self._changed: set[str] = set()  # keys whose configuration is another one since the last look
-        self._retry_at: dict[str, float] = {}  # monotonic
+        self._retries = RetryClock()
         self.statuses = self.pubsub.publication(EIDStatus)
         self.errors = self.pubsub.publication(EIDError)
         self.configs = self.pubsub.subscription(
@@ -45,7 +46,7 @@ class IdentityManager(Agent):
             synchronized=self.configs.is_synchronized,
             busy=self.workers.busy(key),
             made=self._made.get(key),
-            retry_due=self._retry_at.get(key, float("inf")) <= time.monotonic(),
+            retry_due=not self._retries.waiting(key),
         )
         error = None if key in self._changed else self.errors.get(key)  # another configuration, another chance
         decision = step(config, self.statuses.get(key), error, facts)
@@ -61,9 +62,12 @@ class IdentityManager(Agent):
             self.log.error("%s: %s", key, decision.error.Error)
         self._made.pop(key, None)  # only now, as the next: if publishing failed, the next look needs them
         self._changed.discard(key)
-        self._plan(key, decision.retry_s)
         if decision.make and config is not None:
             self._start(key, config)
+        elif decision.retry:
+            self._look_later(key)
+        elif not facts.busy:
+            self._retries.forget(key)
 
     def _start(self, key: str, config: EIDConfig) -> None:
         def ended(outcome: Outcome[Made]) -> None:
@@ -76,13 +80,9 @@ class IdentityManager(Agent):
 
         self.workers.submit(key, lambda cancel: make(self.directory, key, config), ended)
 
-    def _plan(self, key: str, retry_s: float | None) -> None:
-        """Remember when to look again although nothing happens."""
-        if retry_s is None:
-            self._retry_at.pop(key, None)
-        elif self._retry_at.get(key, 0.0) <= time.monotonic():
-            self._retry_at[key] = time.monotonic() + retry_s
-            self.queue.mark_later(key, retry_s)
+    def _look_later(self, key: str) -> None:
+        if not self._retries.waiting(key):
+            self.queue.mark_later(key, self._retries.failed(key, RETRY_CAP_S))
 
     def _forget(self, key: str) -> None:
         from pillar.cmd.identitymanager import store

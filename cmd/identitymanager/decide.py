@@ -9,7 +9,6 @@ from pillar.types.eid_error import EIDError
 from pillar.types.scalars import Time
 
 DEFAULT_PREFIX = b"\xfd"
-RETRY_S = 60.0  # after an error of the machine; an error of the configuration waits for a new configuration
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Decision:
     error: EIDError | None = None
     make: bool = False
     forget: bool = False
-    retry_s: float | None = None
+    retry: bool = False  # look again later although nothing happens: an error of the machine passes
 
 
 def step(config: EIDConfig | None, status: EIDStatus | None, error: EIDError | None, facts: Facts) -> Decision:
@@ -59,7 +58,7 @@ def step(config: EIDConfig | None, status: EIDStatus | None, error: EIDError | N
     if status.PendingAdd:
         if error is None or facts.retry_due:
             return Decision(status, error, make=True)
-        return Decision(status, error, retry_s=RETRY_S)
+        return Decision(status, error, retry=True)
     return do_modify(config, status, error, facts)
 
 
@@ -75,7 +74,7 @@ def do_made(config: EIDConfig, status: EIDStatus, error: EIDError | None, made: 
         Error=made.error,
         ErrorTime=since,
     )
-    return Decision(status, new, retry_s=None if made.lasting else RETRY_S)
+    return Decision(status, new, retry=not made.lasting)
 
 
 def do_modify(config: EIDConfig, status: EIDStatus, error: EIDError | None, facts: Facts) -> Decision:
