@@ -1,6 +1,7 @@
 """Xen's configuration files byte by byte as EVE writes them; xl itself is a stand-in, for no Xen runs here."""
 
 import base64
+import dataclasses
 import json
 import os
 import select
@@ -235,6 +236,28 @@ def test_what_xl_says_is_the_error(told: Told) -> None:
     told.backend.prepare(domain)
     with pytest.raises(HypervisorError, match="xl create: cannot allocate memory"):
         told.backend.start(domain)
+
+
+def test_pci_devices_are_made_assignable_for_it_and_go_back(told: Told) -> None:
+    ports = tuple(IoBundle(PciLong=f"0000:01:00.{number}") for number in (0, 1))
+    domain = spec((), ports, Kernel="/k")
+    told.backend.prepare(domain)
+    told.backend.start(domain)
+    (told.here / "domain").unlink()  # it ended by itself
+    XenHypervisor(told.where).stop(UUID, 0)
+    XenHypervisor(told.where).stop(UUID, 0)
+    added, back = ([f"pci-assignable-{word} 0000:01:00.{number}" for number in (0, 1)] for word in ("add", "rem -r"))
+    assert [line for line in told.commands() if "assignable" in line] == [*added, *back]
+    (told.here / "broken").touch()
+    told.backend.prepare(domain)
+    with pytest.raises(HypervisorError, match="xl create"):
+        told.backend.start(domain)
+    assert told.commands()[-2:] == back
+
+
+def test_a_usb_device_is_not_passed_singly(told: Told) -> None:
+    with pytest.raises(CannotRun, match="USB device 1:2 cannot be passed through singly here; list its controller"):
+        told.backend.prepare(dataclasses.replace(spec(Kernel="/k"), usb=("1:2",)))
 
 
 def test_its_end_is_looked_for_from_time_to_time(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """The `xen` backend: virtual machines under the Xen hypervisor, through its `xl`, as EVE of 2019 runs them.
 
-    <root>/persist/xen/<uuid>.json                  name, file and mode of the domain; written before `xl create`
+    <root>/persist/xen/<uuid>.json                  name, file, mode, PCI devices of the domain; written before `start`
     <root>/run/domainmgr/xen/xen<AppNum>.cfg        what xl is given, see _xlconfig
     <root>/run/domainmgr/cloudinit/<uuid>.cidata    the cloud-init disc
 
@@ -13,6 +13,7 @@ Not tried with a real Xen: what xl is told is tested against a stand-in, and the
 
 import ctypes
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -43,6 +44,7 @@ DESTROY_S = 60.0
 DRIVERS_ANSWER_S = 10.0  # EVE: a guest that may have no Xen drivers is asked by ACPI when it did not go by then
 _PAUSE_S = 0.5
 CAPABILITIES = Path("/proc/xen/capabilities")
+_log = logging.getLogger(__name__)
 
 
 class XenHypervisor:
@@ -50,7 +52,7 @@ class XenHypervisor:
 
     name = "xen"
     grace_s = 60.0  # EVE's
-    takes_devices = False  # Xen has a driver of its own for them, which the administrator binds
+    takes_devices = False  # Xen has a driver of its own for PCI devices, to which xl binds them; USB goes by controller
 
     def __init__(self, where: Locations) -> None:
         self._data = where.persist / "xen"
@@ -72,6 +74,8 @@ class XenHypervisor:
         reason = self.refuses(domain)
         if reason:
             raise CannotRun(reason)
+        if domain.usb:
+            raise CannotRun(f"USB device {domain.usb[0]} cannot be passed through singly here; list its controller")
         self.write(domain)
 
     def write(self, domain: DomainSpec) -> Path:
@@ -90,6 +94,7 @@ class XenHypervisor:
             "name": _xlconfig.domain_name(domain.config),
             "config": str(path),
             "hvm": domain.config.VirtualizationMode == VmMode.HVM,
+            "pci": list(dict.fromkeys(bundle.PciLong for bundle in domain.adapters if bundle.PciLong)),
         }
         sweep_staged(path)
         replace_file(path, content.encode())  # 0600: a VNC password may be in it
@@ -103,7 +108,13 @@ class XenHypervisor:
         running = self._id(domain.uuid)
         if running:
             raise HypervisorError(f"it runs already as Xen domain {running}")
-        xl("create", record["config"], "-p")  # paused: what fails in the making never runs
+        try:
+            for address in record.get("pci", ()):
+                xl("pci-assignable-add", address)
+            xl("create", record["config"], "-p")  # paused: what fails in the making never runs
+        except HypervisorError:
+            self._return_devices(domain.uuid, record)
+            raise
         xl("unpause", record["name"])
         found = self._id(domain.uuid)
         if not found:
@@ -120,8 +131,12 @@ class XenHypervisor:
 
     def stop(self, uuid: str, grace_s: float) -> None:
         record = self._known(uuid)
-        if record is None or not self._id(uuid):
-            return
+        if record is not None:
+            if self._id(uuid):
+                self._end(uuid, record, grace_s)
+            self._return_devices(uuid, record)
+
+    def _end(self, uuid: str, record: dict[str, Any], grace_s: float) -> None:
         if grace_s > 0:
             with suppress(HypervisorError):
                 xl("shutdown", record["name"])
@@ -135,6 +150,16 @@ class XenHypervisor:
                 xl("destroy", record["name"])
             if not self._is_gone_within(uuid, DESTROY_S):
                 raise HypervisorError(f"the Xen domain {record['name']} survives xl destroy")
+
+    def _return_devices(self, uuid: str, record: dict[str, Any]) -> None:
+        """PCI devices back to the drivers they had. One that does not go stays assignable: the next app can have it."""
+        for address in record.get("pci", ()):
+            try:
+                xl("pci-assignable-rem", "-r", address)
+            except HypervisorError as error:
+                _log.warning("PCI device %s stays with Xen: %s", address, error)
+        if record.get("pci"):
+            replace_file(self._record(uuid), json.dumps(record | {"pci": []}).encode())
 
     def console(self, uuid: str) -> Path | None:
         """None: `xl console` is Xen's own."""
