@@ -11,8 +11,9 @@ A recording is text, one line each: `path = content`, `path -> target of the lin
 comment at its head lists the PCI devices as `lspci -Dnn` does, and the USB devices. `hardware.py` makes a tree of it.
 
 On q35 the guest also runs the project's own code (pillar.cmd.domainmgr.passthrough): it hands devices over to the
-guest kernel's vfio-pci and takes them back. What changed by it stands in <recording>.handed, as - and + lines; that
-everything was as before afterwards is checked here.
+guest kernel's vfio-pci, starts a QEMU that has them, kills it, and takes the devices back. What was changed for it
+stands in <recording>.handed, as - and + lines, below what that QEMU said; that everything was as before at the end is
+checked here.
 
 Needs QEMU, and Debian's kernel package linux-image-amd64 unpacked in --kernel DIR (as `apt-get download` and `dpkg-deb
 -x` leave it): the cloud kernel of the other tests' guest has neither USB nor these cards. 40 s.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import gzip
+import json
 import lzma
 import os
 import re
@@ -31,6 +33,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 RECORDED = {
@@ -45,6 +48,10 @@ MODULES = (
     "vfio_iommu_type1", "vfio-pci",
 )  # fmt: skip
 MARK = "RECORDING"
+TOLD = "TOLD"
+QEMU = "usr/bin/qemu-system-x86_64"  # Debian's, which has some of its parts in files of their own
+QEMU_MODULES = Path("/usr/lib/x86_64-linux-gnu/qemu")
+ASSIGNED_USB = "1:2"  # the keyboard
 ASSIGNED = ("0000:01:00.0", "0000:01:00.1", "0000:00:04.0")  # both functions of the network card, and the sound chip
 MACHINES = {
     "q35": [
@@ -90,12 +97,60 @@ def inside(machine: str) -> None:
 
         ledger = Path("/persist/adapters")
         passthrough = Passthrough(ledger, Hardware())
-        passthrough.take("guest", ASSIGNED, ("1:2",))
-        print("after taking:", sorted(os.listdir("/dev/vfio")), file=sys.stderr)
+        passthrough.take("guest", ASSIGNED, (ASSIGNED_USB,))
         print(MARK, *snapshot(Path("/sys")), sep="\n")
+        told = qemu_with_the_devices()
         passthrough.give_back("guest")
+        print(*(f"{TOLD} {line}" for line in told), sep="\n")
         print(MARK, *snapshot(Path("/sys")), sep="\n")
     print(MARK)
+
+
+def qemu_with_the_devices() -> list[str]:
+    """In the guest: run a QEMU that has what was taken, and kill it; what it, and the kernel, said of the devices."""
+    from pillar.hardware import Hardware
+    from pillar.hypervisors import DomainSpec, _machine
+    from pillar.types.adapters import IoBundle
+    from pillar.types.domainmgr import DomainConfig
+
+    bundles = tuple(IoBundle(PciLong=address) for address in ASSIGNED)
+    spec = DomainSpec("guest", DomainConfig(), (), bundles, (ASSIGNED_USB,))
+    words = ["-nodefaults", "-no-user-config", "-display", "none", "-L", "/firmware", "-accel", "tcg", "-m", "32"]
+    qemu = subprocess.Popen(
+        [f"/{QEMU}", *words, "-sandbox", _machine.SANDBOX, *_machine._adapters(spec), "-qmp", "stdio"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    _ask(qemu, "qmp_capabilities")
+    told = [line for line in _ask(qemu, "info pci") if "PCI device" in line]
+    deadline = time.monotonic() + 120
+    while "Product USB Host Device" in (usb := _ask(qemu, "info usb"))[0] and time.monotonic() < deadline:
+        time.sleep(1)  # the name of a device that QEMU has not opened; it looks for it when the guest runs
+    told += usb
+    hardware = Hardware()
+    groups = sorted({device.iommu_group for address, device in hardware.pci().items() if address in ASSIGNED})
+    told.append(f"IOMMU groups in use meanwhile: {[group for group in groups if hardware.group_in_use(group)]}")
+    told.append(f"drivers of the USB device meanwhile: {dict(hardware.usb()[ASSIGNED_USB].drivers)}")
+    qemu.kill()
+    qemu.wait()
+    told.append(f"drivers of the USB device after SIGKILL: {dict(hardware.usb()[ASSIGNED_USB].drivers)}")
+    told.append(f"IOMMU groups in use then: {[group for group in groups if hardware.group_in_use(group)]}")
+    return told
+
+
+def _ask(qemu: subprocess.Popen[str], question: str) -> list[str]:
+    """The lines of QEMU's answer to a question of its human monitor, or to the one order by which a talk begins."""
+    human = {"execute": "human-monitor-command", "arguments": {"command-line": question}}
+    assert qemu.stdin is not None
+    assert qemu.stdout is not None
+    qemu.stdin.write(json.dumps({"execute": question} if "_" in question else human) + "\n")
+    qemu.stdin.flush()
+    for line in qemu.stdout:
+        answer = json.loads(line)
+        if "return" in answer:
+            return [part.strip() for part in str(answer["return"]).splitlines()]
+    raise SystemExit("QEMU ended")
 
 
 def snapshot(sys_: Path) -> list[str]:
@@ -203,8 +258,8 @@ def _python() -> dict[str, Path]:
     """Where what the guest's Python needs comes from: the program, its libraries, every module it will import."""
     program = Path(os.path.realpath(sys.executable))
     code = (
-        "import argparse, difflib, encodings.ascii, gzip, lzma, re, shutil, subprocess, sys, tempfile\n"
-        "import pillar.cmd.domainmgr.passthrough\n"
+        "import argparse, difflib, encodings.ascii, gzip, json, lzma, re, shutil, subprocess, sys, tempfile, time\n"
+        "import pillar.cmd.domainmgr.passthrough, pillar.hypervisors._machine\n"
         "print(*(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)), sep='\\n')\n"
         "print(*(m.__path__[0] for m in list(sys.modules.values()) if hasattr(m, '__path__')), sep='\\n')\n"
     )
@@ -220,7 +275,13 @@ def _python() -> dict[str, Path]:
             found[f"python/lib/{library.name}/{path.relative_to(library)}"] = path
         elif path.resolve().is_relative_to(PROJECT):
             found[f"project/{_imported_as(path.resolve().relative_to(PROJECT))}"] = path
-    for binary in [program, *(path for path in found.values() if path.suffix == ".so")]:
+    found[QEMU] = Path("/", QEMU)
+    found |= {str(path)[1:]: path for name in ("accel-tcg-*", "hw-usb-host*") for path in QEMU_MODULES.glob(name)}
+    for directory in (Path("/usr/share/seabios"), Path("/usr/share/qemu")):
+        for name in ("bios-256k.bin", "kvmvapic.bin"):
+            if (directory / name).is_file():
+                found[f"firmware/{name}"] = directory / name
+    for binary in [program, found[QEMU], *(path for path in found.values() if path.suffix == ".so")]:
         told = subprocess.run(["ldd", binary], capture_output=True, text=True, check=False).stdout.split()
         for word in told:
             if word.startswith("/") and Path(word).is_file():
@@ -247,7 +308,7 @@ def record(machine: str, kernel: Path) -> list[list[str]]:
         drives = [f"file={directory}/d{number},if=none,id=d{number},format=raw" for number in range(3)]
         command = [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg",
-            "-m", "768", "-kernel", vmlinuz, "-initrd", directory / "initrd",
+            "-m", "1536", "-kernel", vmlinuz, "-initrd", directory / "initrd",
             "-append", "console=ttyS0 quiet panic=1 tsc=reliable no_timer_check intel_iommu=on",
             "-serial", "stdio", "-serial", f"file:{directory}/out",
             *[word for drive in drives for word in ("-drive", drive)], *MACHINES[machine],
@@ -278,9 +339,12 @@ def main() -> int:
     comment = head(before, options.machine, vmlinuz.name.removeprefix("vmlinuz-"))
     options.target.write_text("\n".join([*comment, *before]) + "\n")
     if len(recordings) == 3:
-        changed = difflib.unified_diff(before, recordings[1], lineterm="", n=0)
+        told = [line.removeprefix(TOLD) for line in recordings[1] if line.startswith(TOLD)]
+        during = [line for line in recordings[1] if not line.startswith(TOLD)]
+        changed = difflib.unified_diff(before, during, lineterm="", n=0)
         lines = [line for line in changed if not line.startswith(("---", "+++", "@@"))]
-        options.target.with_suffix(".handed").write_text("\n".join(lines) + "\n")
+        about = ["# A QEMU with what is handed over here says:", *(f"#{line}" for line in told)]
+        options.target.with_suffix(".handed").write_text("\n".join([*about, *lines]) + "\n")
         left = list(difflib.unified_diff(before, recordings[2], lineterm="", n=0))
         sys.stderr.write("\n".join(["after the return:", *(left or ["everything is as it was"])]) + "\n")
     return 0

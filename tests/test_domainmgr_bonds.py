@@ -14,6 +14,7 @@ from pillar.types.adapters import PhysicalAddress, PhysicalIOAdapter, PhysicalIO
 from pillar.types.common import IoAdapter
 from pillar.types.enums import PhyIoType
 
+UUID = "6f1c0a3e-0000-4000-8000-000000000001"
 # address, class, driver, IOMMU group, network interface; an Intel box with two network cards of two ports each, the
 # second one behind a switch that does not separate its ports from the sound chip.
 BOX = """
@@ -202,6 +203,21 @@ def test_what_a_guest_has_keeps_its_address_and_interface_in_the_table(q35: Path
     assert (before.IoBundleList or ())[0].PciLong == "0000:01:00.0"
     forgotten = adapters.assignable(table, {}, frozenset(), {}, box.devices())
     assert (forgotten.IoBundleList or ())[0].PciLong == ""
+
+
+def test_a_usb_device_is_away_when_its_drivers_were_taken_for_the_app_that_has_it(q35: Path) -> None:
+    table, owned = with_usb(listed(), ("keyboard", "k", "1:2")), {"k": UUID}
+
+    def is_away(owners: dict[str, str]) -> bool:
+        (bundle,) = adapters.assignable(table, owners, frozenset(), {}, Hardware(q35).devices()).IoBundleList or ()
+        return bundle.IsPCIBack
+
+    driver = q35 / "sys/bus/usb/devices/1-2:1.0/driver"
+    assert not is_away(owned)
+    driver.unlink()
+    assert (is_away(owned), is_away({})) == (True, False)
+    driver.symlink_to("../../../bus/usb/drivers/usbfs")
+    assert is_away(owned)
 
 
 def test_an_address_that_is_no_place_of_a_usb_device_is_not_taken_for_one() -> None:

@@ -15,9 +15,10 @@ from msgspec.structs import replace
 
 from pillar.hardware import VFIO, Devices, PciDevice, UsbDevice
 from pillar.types.adapters import IoBundle
+from pillar.types.scalars import NIL_UUID
 
 HANDED_OVER = (VFIO, "pciback", "xen-pciback")  # drivers that hold a PCI device for guests
-_USB_FOR_A_GUEST = "usbfs"  # a program has the device, as QEMU does
+_DETACHED = ("", "usbfs")  # what QEMU leaves to the interfaces of a USB device: no driver, or that for programs
 Places = Mapping[str, str]  # name of a USB adapter -> its place
 
 
@@ -55,7 +56,7 @@ def completed(bundle: IoBundle, devices: Devices, place: str, before: IoBundle |
     """
     if place:
         usb = devices.usb.get(place, UsbDevice(""))
-        away = _USB_FOR_A_GUEST in usb.drivers.values()
+        away = bundle.UsedByUUID != NIL_UUID and bool(usb.drivers) and {*usb.drivers.values()} <= {*_DETACHED}
         interface = bundle.Ifname or usb.interface or (before.Ifname if before is not None and away else "")
         return replace(bundle, Ifname=interface, IsPCIBack=away)
     address = bundle.PciLong

@@ -12,7 +12,7 @@ former driver. From this record everything is given back whatever became of the 
     give back   for each PCI device: unbind, former driver_override, drivers_probe -> USB drivers -> remove the record
 
 USB devices are taken by QEMU itself, which detaches their drivers; the kernel does not attach them again when QEMU is
-killed, so that is done here.
+killed (seen in the recorded machine), so that is done here.
 
 domainmgr dies           what stands                                     what the next domainmgr does
 before the record        nothing was changed                             boots as if nothing had been
