@@ -19,7 +19,6 @@ from servers import Authority, needs
 from support import wait_for
 
 from pillar.crashpoints import Control, NoCompiler, Plan
-
 from pillar.crashtest.observer import Observer
 
 CONTENT = random.Random(3).randbytes(300_000)
