@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import random
@@ -345,6 +346,25 @@ def test_a_container_that_died_with_its_parent_can_be_started_again(machine: Mac
     machine.ended()
     machine.backend.start(spec)
     assert machine.look().phase is Phase.RUNNING
+
+
+def test_a_container_that_died_with_its_parent_is_removed_whole(machine: Machine) -> None:
+    pid = machine.run(machine.domain(SERVICE))
+    for victim in (machine.parent, pid):
+        os.kill(victim, signal.SIGKILL)
+    machine.ended()
+    machine.backend.cleanup(UUID)
+    assert machine.leaves_nothing()
+
+
+def test_a_start_is_refused_while_somebody_else_begins_one(machine: Machine) -> None:
+    spec = machine.domain(SERVICE)
+    machine.backend.prepare(spec)
+    (machine.data / "state").mkdir(exist_ok=True)
+    with (machine.data / f"{UUID}.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(HypervisorError, match="it runs already, or is being started"):
+            machine.backend.start(spec)
 
 
 def test_a_start_whose_parent_process_is_killed_fails_and_leaves_nothing(

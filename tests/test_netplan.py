@@ -16,7 +16,7 @@ from servers import needs
 from pillar.netplan import firewall, nft
 from pillar.netplan.acl import host_names, nft_rules
 from pillar.netplan.difference import DeleteLink, SetMaster, difference
-from pillar.netplan.dnsmasq import files
+from pillar.netplan.dnsmasq import files, write
 from pillar.netplan.rules import judge
 from pillar.netplan.state import Actual, Bridge, Dhcp, Link, NetState, Vif, alias_of, mark_of
 from pillar.types.enums import ACEDirection
@@ -245,3 +245,10 @@ def test_names_from_a_config_write_no_files_and_options_of_their_own() -> None:
 def test_each_root_has_a_mark_of_its_own() -> None:
     marks = {mark_of(Path(root)) for root in ("/", "/tmp/a", "/tmp/b")}
     assert len(marks) == 3 and "pillar" in marks
+
+
+def test_files_of_guests_that_went_go_and_those_of_other_bridges_stay(tmp_path: Path) -> None:
+    write(tmp_path, {"hosts.bn1/one": "1", "hosts.bn1/two": "2"}, "bn1")
+    write(tmp_path, {"hosts.bn2/three": "3"}, "bn2")
+    write(tmp_path, {"hosts.bn1/one": "1"}, "bn1")
+    assert {path.name for path in tmp_path.glob("hosts.*/*")} == {"one", "three"}

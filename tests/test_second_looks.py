@@ -80,6 +80,24 @@ def test_an_object_without_room_is_told_whenever_the_room_for_downloads_changes(
     inside.run(inside.start(Downloader, {}), story())
 
 
+def test_an_object_without_room_comes_when_another_one_that_was_complete_goes(inside: Inside, tmp_path: Path) -> None:
+    configs = Table(tmp_path, "zedmanager", "DownloaderConfig", "appImg.obj")
+    statuses = Table(tmp_path, "downloader", "DownloaderStatus", "appImg.obj")
+    Table(tmp_path, "global", "GlobalDownloadConfig").write("global", MaxSpace=1500)
+    (tmp_path / "image").write_bytes(bytes(1024 * 1024))
+    url = f"file://{tmp_path}/image"
+    configs.write("first", Safename="first", Name=url, NameIsURL=True, RefCount=1, Size=1024 * 1024)
+
+    def story() -> Iterator[Callable[[], object]]:
+        yield lambda: text(statuses, "first", "State") == "3"
+        configs.write("second", Safename="second", Name=url, NameIsURL=True, RefCount=1, Size=1024 * 1024)
+        yield lambda: text(statuses, "second").startswith("no space: ")
+        configs.remove("first")
+        yield lambda: text(statuses, "second", "State") == "3"
+
+    inside.run(inside.start(Downloader, {}), story())
+
+
 def test_a_shorter_time_for_unused_downloads_counts_at_once(inside: Inside, tmp_path: Path) -> None:
     configs = Table(tmp_path, "zedmanager", "DownloaderConfig", "appImg.obj")
     statuses = Table(tmp_path, "downloader", "DownloaderStatus", "appImg.obj")

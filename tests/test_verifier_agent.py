@@ -168,6 +168,29 @@ def test_an_image_that_changed_while_it_was_down_is_found_out(device: Device):
     assert not device.verified.exists()
 
 
+def test_an_order_that_went_while_it_was_down_is_noticed(device: Device):
+    device.put("pending")
+    device.agent.start()
+    device.ask()
+    device.statuses.wait(NAME, State=4, RefCount=1)
+    device.agent.kill()
+    device.configs.remove(NAME)
+    device.agent.start()
+    device.statuses.wait(NAME, State=4, RefCount=0)
+
+
+def test_an_image_that_went_while_it_was_down_is_not_shown_as_good_though_nobody_is_there_to_ask(device: Device):
+    device.put("pending")
+    device.agent.start()
+    device.ask()
+    device.statuses.wait(NAME, State=4)
+    device.agent.kill()
+    shutil.rmtree(device.images / "verified")
+    shutil.rmtree(device.configs.directory)
+    device.agent.start()
+    device.statuses.wait(NAME, State=3)
+
+
 def test_a_restart_tells_when_it_has_offered_everything(device: Device):
     device.put("verified", name="image.raw")
     device.agent.start()
