@@ -321,9 +321,9 @@ def test_a_failure_can_be_seen_and_a_better_configuration_heals_it(device: Devic
     status = device.read(EIDStatus)
     assert status is not None
     assert status.PendingAdd
-    log = device.where.log("identitymanager").read_text()
-    assert "is not PEM" in log
-    assert "PRIVATE KEY" not in log
+    log = device.where.log("identitymanager")
+    wait_for(lambda: "is not PEM" in log.read_text(), "the log line that follows the record")
+    assert "PRIVATE KEY" not in log.read_text()
     better = supplied()
     device.config(better)
     assert device.until(lambda found: not found.PendingAdd, "it is accepted").EID == better.EID
