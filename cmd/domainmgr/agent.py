@@ -50,7 +50,7 @@ class DomainMgr(Agent):
         )
         parser.add_argument(
             "--hardware",
-            type=Path,
+            type=lambda text: Path(os.path.abspath(text)),  # now: a daemon changes its directory
             default=Path("/"),
             metavar="DIR",
             help="below it /sys and /dev of the devices that are passed through (default /)",
