@@ -30,7 +30,7 @@ class Apps:
     def __init__(self, wired: WiredDevice, guest: Guest) -> None:
         self.wired = wired
         self.config = uplinks(wired.lab)
-        lan = instance(self.config, "lan", "10.1.0", port="eth0")  # by this one only, whatever becomes of it
+        lan = instance(self.config, "lan", "10.1.0")
         other = instance(self.config, "other", "10.2.0")
         self.vm = linux(wired.lab, self.config, guest, "vm", instance=lan, rules=VM_RULES.copy(), script=VM_SCRIPT)
         self.near = container(wired.lab, self.config, "near", BOX_ENTRY, instance=lan)

@@ -31,7 +31,7 @@ while :; do sleep 1; done
 def config_of(wired: WiredDevice, guest: Guest) -> dict[str, Any]:
     """One local network instance, on it a VM and a container: called by a port map each, calling one server only."""
     config = uplinks(wired.lab)
-    lan = instance(config, "lan", "10.1.0")
+    lan = instance(config, "lan", "10.1.0", port="uplink")
 
     def rules(port: int) -> list[dict[str, Any]]:
         return [port_map(port, 80), reaches(f"{CONTROLLER}/32", 2)]
@@ -53,11 +53,13 @@ def test_a_vm_and_a_container_answer_through_their_port_maps_whatever_dies(wired
     lab.serve("/allowed", b"")
     config = config_of(wired, guest)
     apps = [app_id(app) for app in config["apps"]]
+    # The ports first: the network instance is to find both with an address, and take the first.
+    wired.deploy({**config, "apps": [], "networkInstances": []})
+    wired.wait(lambda: "port config zedagent works" in wired.where.log("nim").read_text(), "its port config", BOOT_S)
+    wired.wait(lambda: wired.address("eth0") and wired.address("eth1"), "both leases", BOOT_S)
     wired.deploy(config)
     wired.wait_running(*apps, seconds=BOOT_S)
-    # The controller's own port config is in force, and the images came over the first free port.
-    wired.wait(lambda: wired.address("eth0") and wired.address("eth1"), "both leases", BOOT_S)
-    assert "port config zedagent works" in (wired.where.log("nim")).read_text()
+    # The images came over the first free port.
     wired.wait(lambda: set(lab.requests("/box.tar")) == {wired.address("eth0")}, "the image came over eth0 alone")
     both_answer(wired, "eth0")
     # They got their addresses by DHCP, reach whom they may, and nobody else; what is not mapped is not there.

@@ -45,8 +45,11 @@ def uplinks(lab: NetLab) -> Json:
     }
 
 
-def instance(config: Json, name: str, stem: str, *, first: int = 2, last: int = 200, port: str = "uplink") -> Json:
-    """A local network instance `stem`.0/24 whose DHCP range is `stem`.`first` to `stem`.`last`."""
+def instance(config: Json, name: str, stem: str, *, first: int = 2, last: int = 200, port: str = "eth0") -> Json:
+    """A local network instance `stem`.0/24 whose DHCP range is `stem`.`first` to `stem`.`last`.
+
+    It leads out of eth0. With the label `uplink` as its port it is whichever has an address first, and stays with that.
+    """
     made: Json = {
         "uuidandversion": {"uuid": str(uuid.uuid4()), "version": "1"},
         "displayname": name,
