@@ -205,16 +205,27 @@ def run_all(
         finally:
             device.close()
 
-    workers = [threading.Thread(target=work, name=f"device {n}") for n in range(jobs)]
+    # Not `join`: in Python 3.11 one that Ctrl-C interrupts takes its thread for ended, and devices were left behind.
+    over = [threading.Event() for _ in range(jobs)]
+
+    def work_to_the_end(mine: threading.Event) -> None:
+        try:
+            work()
+        finally:
+            mine.set()
+
+    workers = [
+        threading.Thread(target=work_to_the_end, args=(event,), name=f"device {n}") for n, event in enumerate(over)
+    ]
     for worker in workers:
         worker.start()
     try:
-        for worker in workers:
-            worker.join()
+        for event in over:
+            event.wait()
     except BaseException:
         ends.set()  # Ctrl-C: the cases under way are finished, the devices taken down
-        for worker in workers:
-            worker.join()
+        for event in over:
+            event.wait()
         raise
     if errors:
         raise errors[0]
