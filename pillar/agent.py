@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
-from pillar import agents, log, options, ready
+from pillar import agents, durable, log, options, ready
 from pillar.globalconfig import effective, log_level_name
 from pillar.locations import Locations
 from pillar.loop import Loop
@@ -113,7 +113,7 @@ class Agent:
         self.start()
         self._started = True
         self.loop.set_source(self.pubsub)
-        self.loop.heartbeat(self.touch_every_s, self.touch)
+        self.loop.heartbeat(self.touch_every_s, self._beat)
         if not self.announces_itself:
             self.ready()
         self.log.info("%s started, root %s", self.name, self.where.root)
@@ -147,6 +147,10 @@ class Agent:
             self._touch_failed = True
         else:
             self._touch_failed = False
+
+    def _beat(self) -> None:
+        self.touch()
+        durable.remove_refused()
 
     def _load_settings(self) -> None:
         """GlobalConfig as it stands on disk, before `start` looks at the settings.

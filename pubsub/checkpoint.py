@@ -44,6 +44,7 @@ class Checkpoint:
         self.table = table
         self.batching = False  # names are flushed by `flush`, not by each change
         self._unflushed = False
+        self._untidy = False  # something may be left staged
         self._group = group
         self._directory = self._staging = self._lock = -1
         try:
@@ -129,6 +130,14 @@ class Checkpoint:
             os.unlink(key + SUFFIX, dir_fd=self._directory)
         self._name_changed()
 
+    def tidy(self) -> None:
+        """Take away what a refused change left staged; mostly there is nothing."""
+        if self._untidy:
+            for name in (_RECORD, _BACKUP):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=self._staging)
+            self._untidy = False
+
     def quarantine(self, name: str) -> str:
         """Move a file that is no record of ours out of the table; returns where it went, below the table."""
         with contextlib.suppress(FileExistsError):
@@ -182,9 +191,10 @@ class Checkpoint:
             os.close(fd)
 
     def _unstage(self) -> None:
-        """What a refusal left staged takes room that is wanted; if even this fails, the next publish overwrites it."""
+        """What a refusal left staged takes room that is wanted. If even this fails, the repair that follows does it."""
+        self._untidy = True
         with contextlib.suppress(OSError):
-            os.unlink(_RECORD, dir_fd=self._staging)
+            self.tidy()
 
     def _back_up(self, name: str) -> None:
         """Keep the present value as `.bak`: a second name for the same, already flushed, inode."""

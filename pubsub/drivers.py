@@ -53,6 +53,9 @@ class Store(Protocol):
     def flush(self) -> None:
         """End of a batch: have everything as safe as the table promises."""
 
+    def tidy(self) -> None:
+        """Take away what a refused change may have left."""
+
     def quarantine(self, name: str) -> str:
         """Set aside what is no record; returns where it went."""
 

@@ -100,6 +100,9 @@ class MemoryStore:
     def flush(self) -> None:
         """Nothing is more durable than it was."""
 
+    def tidy(self) -> None:
+        """No change is refused."""
+
     def quarantine(self, name: str) -> str:
         """Drop what this publisher's type cannot read."""
         self._shared.records.pop(name.removesuffix(SUFFIX), None)

@@ -235,6 +235,7 @@ class Publication(Generic[T]):
                 self._repair_one(checkpoint, name)
             if (everything or RESTARTED in names) and checkpoint.read_restarted() != self._restarted:
                 checkpoint.write_restarted(self._restarted)
+            checkpoint.tidy()
         except OSError as err:
             self._hub.retry_soon()
             log.error("%s: cannot be put right: %s; tried again in a moment", self.table.path, err.strerror)

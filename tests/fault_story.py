@@ -192,10 +192,11 @@ def agree(
         followed = {key: item.seq for key, item in subscription.items().items()}
         counter = table / "restarted"
         counters = (publication.restarted, int(counter.read_text() if counter.exists() else 0), subscription.restarted)
-        seen = [promised, on_disk, followed, subscription.is_synchronized, counters]
-        if promised == on_disk == followed and seen[3] and len(set(counters)) == 1:
+        staged = os.listdir(table / ".staging")
+        seen = [promised, on_disk, followed, subscription.is_synchronized, counters, staged]
+        if promised == on_disk == followed and seen[3] and len(set(counters)) == 1 and not staged:
             return
-    raise AssertionError(f"promised, on disk, followed, synchronized, restart counters: {seen}")
+    raise AssertionError(f"promised, on disk, followed, synchronized, restart counters, staged: {seen}")
 
 
 def errno_text(error: int) -> str:

@@ -14,6 +14,7 @@ from durable import unsafe
 
 from pillar.crashpoints import Call, Control, NoCompiler, Plan
 from pillar.demo.images import ImageServer
+from pillar.durable import remove_refused, replacing
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,27 @@ def test_a_device_flushes_what_it_keeps_before_it_relies_on_it(
     kept = ("checkpoint/*", "img/*", "status/*.json", "verifier/*", "downloads/*/verified/*")
     names = [f"/persist/{name}" for name in kept]
     assert unsafe(calls, ["/persist/*"], names, ["/persist/status/*.json"]) == []
+
+
+def test_what_a_failing_disk_would_not_let_go_is_removed_later(tmp_path: Path) -> None:
+    def closed(flag: str) -> None:
+        done = subprocess.run(["chattr", flag, tmp_path], check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"no directory can be made to refuse changes here: {done.stderr}")
+
+    target, staged = tmp_path / "entry.json", tmp_path / "entry.new"
+    target.write_text("old")
+    try:
+        with pytest.raises(PermissionError), replacing(target, staged=staged) as file:
+            file.write(b"new")
+            closed("+i")
+        remove_refused()
+        assert staged.exists(), "it is refused as well, and no error"
+    finally:
+        closed("-i")
+    assert target.read_text() == "old"
+    remove_refused()
+    assert not staged.exists()
+    staged.write_text("somebody else's by now")
+    remove_refused()
+    assert staged.exists()
