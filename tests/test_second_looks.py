@@ -18,8 +18,8 @@ from pillar.cmd.downloader.agent import Downloader
 from pillar.cmd.zedmanager.agent import ZedManager
 from pillar.pubsub import encode
 from pillar.types.common import UUIDandVersion
-from pillar.types.domainmgr import DiskConfig, DomainConfig
-from pillar.types.enums import TriState
+from pillar.types.domainmgr import DiskConfig, DomainConfig, DomainStatus
+from pillar.types.enums import SwState, TriState
 
 pytest_plugins = ("inside_fixtures",)
 
@@ -161,3 +161,16 @@ def test_images_may_no_longer_cost_money_as_soon_as_the_settings_say_so(inside: 
         yield lambda: text(orders, name, "AllowNonFreePort") == "False"
 
     inside.run(inside.start(ZedManager, {}), story())
+
+
+def test_a_domain_that_nobody_configured_any_more_goes_when_zedmanager_comes(inside: Inside, tmp_path: Path) -> None:
+    statuses = Table(tmp_path, "domainmgr", "DomainStatus")
+    status = DomainStatus(UUIDandVersion=UUIDandVersion(UUID=APP, Version="1"), State=SwState.INSTALLED)
+    statuses.write(APP, **json.loads(encode(status)))
+
+    def story() -> Iterator[Callable[[], object]]:
+        yield lambda: statuses.read(APP)
+        Table(tmp_path, "zedmanager", "DomainConfig").directory.mkdir(parents=True)
+        yield lambda: statuses.read(APP) is None
+
+    inside.run(inside.start(DomainMgr, {"hypervisor": "process"}), story())
