@@ -278,7 +278,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[""], metavar="TEXT", help="mutants whose description holds one")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     parser.add_argument("--memory", type=Path, default=CHECKOUT / ".venv/mutants.json", help="which test killed what")
-    parser.add_argument("--quick", action="store_true", help="run only the test that killed the mutant last time")
+    parser.add_argument(
+        "--quick", action="store_true", help="run only the test that killed the mutant last time, where there is one"
+    )
     parser.add_argument("--json", action="store_true", help="print one object at the end")
     options = parser.parse_args()
     mutants = [mutant for mutant in all_mutants(CHECKOUT) if any(text in str(mutant) for text in options.only)]
@@ -301,7 +303,8 @@ def _run(mutants: Sequence[Mutant], options: argparse.Namespace) -> int:
         def work(mutant: Mutant) -> tuple[Mutant, Killing | None, list[str]]:
             copy = copies.get()
             try:
-                others = [] if options.quick else covering(mutant.source, mutant.kind, tests)
+                known = options.quick and mutant.key in memory
+                others = [] if known else covering(mutant.source, mutant.kind, tests)
                 return mutant, *copy.try_out(mutant, others, memory.get(mutant.key, ""))
             finally:
                 copies.put(copy)
