@@ -196,6 +196,7 @@ class Agent:
         self.log.error("%s failed: %s", what, error, exc_info=error)
 
     def _callback_slow(self, what: str, seconds: float, where: str) -> None:
+        what = self.pubsub.running_handler or what
         self.log.warning("%s has been running for %.1f s and holds up everything else, now in %s", what, seconds, where)
 
 

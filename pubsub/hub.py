@@ -101,7 +101,7 @@ class PubSub:
         # Whatever any of them looks at now was noted before, so each read is news enough for all of them.
         self.read_in_this_pass: dict[tuple[str, str], bytes | None] | None = None
         self._loop_wait: LoopWait | None = None
-        self._handling = False
+        self.handling: tuple[str, str, str] | None = None  # table, change and key of the handler that runs
         self._closed = False
 
     # Opening tables.
@@ -297,6 +297,15 @@ class PubSub:
             self._loop_wait = LoopWait(self)
         await self._loop_wait.wait()
 
+    @property
+    def running_handler(self) -> str:
+        """Which handler runs right now, in words, for whoever looks from another thread; "" when none does."""
+        handling = self.handling
+        if handling is None:
+            return ""
+        table, kind, key = handling
+        return f"the {kind} handler of {table}" + (f", key {key!r}" if key else "")
+
     def retry_soon(self) -> None:
         """Something could not be read or written for want of the machine's resources: re-list in a moment."""
         self._relist_within(RETRY_SECONDS)
@@ -365,12 +374,8 @@ class PubSub:
         while busy := [subscription for subscription in self._subscriptions if subscription.has_work]:
             several = len(busy) > 1 and len({subscription.table for subscription in busy}) < len(busy)
             self.read_in_this_pass = {} if several else None
-            self._handling = True
-            try:
-                for subscription in busy:
-                    subscription.work(_SLICE)
-            finally:
-                self._handling = False
+            for subscription in busy:
+                subscription.work(_SLICE)
             self.read_in_this_pass = None
             if time.monotonic() >= until:
                 break
@@ -381,7 +386,7 @@ class PubSub:
                 folder.work()
 
     def _check_outside(self) -> None:
-        if self._handling:
+        if self.handling is not None:
             raise InsideHandler(
                 "a handler waits for changes (by wait, process, run or a loop over a subscription, as list() and set() "
                 "are): handlers run one at a time, so none would come; for what is known now use items() or keys()"

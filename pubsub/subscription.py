@@ -220,22 +220,24 @@ class Subscription(Generic[T]):
             self._changes.append((change, data))
         kind, key, new, old, counter = change
         handler: Callable[..., Any] | None = getattr(self.handlers, kind)
-        try:
-            if handler is None:
-                pass
-            elif kind == "create":
-                handler(key, new)
-            elif kind == "modify":
-                handler(key, new, old)
-            elif kind == "delete":
-                handler(key, old)
-            elif kind == "restarted":
-                handler(counter)
-            else:
-                handler()
-        except Exception:  # the boundary to the user's code: one key's failure must not stop the rest
-            log.exception("%s: the %s handler of key %r failed", self.table.name, kind, key)
-            return
+        if handler is not None:
+            self._hub.handling = self.table.name, kind, key
+            try:
+                if kind == "create":
+                    handler(key, new)
+                elif kind == "modify":
+                    handler(key, new, old)
+                elif kind == "delete":
+                    handler(key, old)
+                elif kind == "restarted":
+                    handler(counter)
+                else:
+                    handler()
+            except Exception:  # the boundary to the user's code: one key's failure must not stop the rest
+                log.exception("%s: the %s handler of key %r failed", self.table.name, kind, key)
+                return
+            finally:
+                self._hub.handling = None
         if self._changes is None:
             self._finish(change, data)
 

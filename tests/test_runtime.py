@@ -57,6 +57,8 @@ class Tiny(Agent):
             self.loop.call_soon(lambda: 1 / 0)
 
     def settings_changed(self, old):
+        while self.options.fail == "slow" and "has been running" not in self.where.log("tiny").read_text():
+            time.sleep(0.05)
         self.log.debug("debug after change")
         print("settings", old.DownloadRetryTime, self.settings.DownloadRetryTime, flush=True)
 
@@ -539,3 +541,11 @@ def test_agents_are_found_by_their_names_and_eves():
     assert find("identitymgr") is find("identitymanager")
     assert find("domainmanager") is find("domainmgr")
     assert find("nobody") is None
+
+
+def test_a_slow_handler_is_named_by_table_and_key_while_it_still_runs(tiny: Tiny) -> None:
+    process = tiny.start("--fail=slow")
+    tiny.settings(GlobalConfig(DownloadRetryTime=7))
+    assert line(process).startswith("settings")  # it went on because it had been reported
+    [report] = [entry["msg"] for entry in tiny.log() if "has been running" in str(entry["msg"])]
+    assert str(report).startswith("the create handler of global/GlobalConfig, key 'global' has been running for")
