@@ -212,6 +212,8 @@ class Copy:
         self.directory = directory
         skipped = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", ".*cache", ".hypothesis")
         shutil.copytree(CHECKOUT, directory, symlinks=True, ignore=skipped)
+        if (CHECKOUT / ".venv").is_dir():  # else a launcher of the copy makes its own first, which takes a minute
+            (directory / ".venv").symlink_to(CHECKOUT / ".venv")
         self._passed: dict[str, bool] = {}  # tests without any mutation
 
     def run(self, test: str, without: Sequence[str] = ()) -> Killing | None:
