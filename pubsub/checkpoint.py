@@ -101,6 +101,7 @@ class Checkpoint:
         """Put a record in place; in a persistent table it is then on the disk, or within a batch after `flush`."""
         name = key + SUFFIX
         try:
+            self.tidy()  # a backup that could not be removed would be in the way of the next
             self._stage(data)
             if self.table.persistent:
                 self._back_up(name)
@@ -202,13 +203,10 @@ class Checkpoint:
             os.link(name, _BACKUP, src_dir_fd=self._directory, dst_dir_fd=self._staging)
         except FileNotFoundError:
             return  # the first value of this key
-        except FileExistsError:
-            # rename(2) between two names of one inode does nothing and leaves both: after a kill between the
-            # two renames of a publish, the next backup is such a case.
-            os.unlink(_BACKUP, dir_fd=self._staging)
-            os.link(name, _BACKUP, src_dir_fd=self._directory, dst_dir_fd=self._staging)
         os.rename(_BACKUP, name + _BAK, src_dir_fd=self._staging, dst_dir_fd=self._directory)
-        with contextlib.suppress(FileNotFoundError):  # that case again: the backup was there already
+        # rename(2) between two names of one inode does nothing and leaves both: after a kill between the
+        # two renames of a publish, the next backup is such a case.
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(_BACKUP, dir_fd=self._staging)
 
     def _sweep(self) -> None:

@@ -48,7 +48,7 @@ PATTERNS: Final = (
     ("rename", re.compile(r"^os\.(rename|replace|link)$|(^|\.)(staged|path|arrived)\.(rename|replace)$")),
     ("rename", re.compile(r"^replace_file$")),
     ("flock", re.compile(r"(^|\.)(flock|lockf)$")),
-    ("sweep", re.compile(r"(^|\.)_?sweep\w*$|\._tidy$|^(staged|left)\.unlink$|\.(record|spans)_path\.unlink$")),
+    ("sweep", re.compile(r"(^|\.)_?sweep\w*$|\._?tidy$|^(staged|left)\.unlink$|\.(record|spans)_path\.unlink$")),
     (
         "re-list",
         re.compile(r"(^|\.)_?(re_?list\w*|list_again|mark_(all|everything|scope|waiting\w*|affected|users_of))$"),
@@ -74,7 +74,7 @@ COVERED_BY: Final = (
     ("pubsub/*", ("test_pubsub_publish", "test_pubsub_subscribe", "test_pubsub_durable", "test_durability",
                   "test_pubsub_limits", "test_pubsub_hostile", "test_pubsub_powercut", "test_pubsub_machine")),
     ("pillar/transports/*", ("test_leftovers", "test_transports_engine", "test_durability", "test_transports_kills",
-                             "test_transports_http", "test_downloader_agent")),
+                             "test_transports_http", "test_downloader_agent", "test_download_command")),
     ("pillar/durable.py", ("test_durability", "test_leftovers", "test_identitymanager", "test_deploy")),
     ("pillar/pidfile.py", ("test_runtime", "test_supervisor")),
     ("pillar/log.py", ("test_runtime",)),

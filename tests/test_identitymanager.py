@@ -312,6 +312,17 @@ def test_the_eid_stays_over_kills_and_reboots_until_it_is_withdrawn(device: Devi
     assert device.until(lambda found: not found.PendingAdd, "an EID").EID != first.EID
 
 
+def test_an_eid_that_was_withdrawn_while_it_was_dead_is_forgotten(device: Device) -> None:
+    path = device.config(ALLOCATE)
+    device.start()
+    device.until(lambda found: not found.PendingAdd, "an EID")
+    device.kill()
+    path.unlink()
+    device.start()
+    wait_for(lambda: device.read(EIDStatus) is None, "the status is withdrawn")
+    assert list((device.where.persist / "identitymanager").iterdir()) == []
+
+
 def test_a_failure_can_be_seen_and_a_better_configuration_heals_it(device: Device) -> None:
     device.config(supplied(PemCert=b"junk"))
     device.start()

@@ -47,3 +47,41 @@ def test_every_call_may_fail_once_or_for_good(
         table, way = "persistent" if persistent else "ordinary", "for good" if forever else "once"
         print(f"{name} {way}, {table} table by {driver}: {tried} calls failed; {calls} happened in the last story")
         assert tried > 0
+
+
+PUBLISH_WHILE_IT_FAILS = """
+import ctypes, errno, itertools, sys
+import msgspec
+from pillar.pubsub import PublishFailed, PubSub
+class Greeting(msgspec.Struct, frozen=True):
+    seq: int = 0
+faults = ctypes.CDLL(None)
+faults.fault_arm.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+OPENS_AND_WRITES = 5
+with PubSub(sys.argv[1], "hello") as pubsub:
+    greetings = pubsub.publication(Greeting, persistent=True)
+    greetings.publish("k", Greeting(-1))
+    for n in itertools.count(1):
+        faults.fault_arm(n, errno.EIO, True, OPENS_AND_WRITES)
+        try:
+            greetings.publish("k", Greeting(2 * n))
+        except PublishFailed:
+            faults.fault_disarm()
+        else:
+            break
+        greetings.publish("k", Greeting(2 * n + 1))
+    print(n)
+"""
+
+
+def test_as_soon_as_the_disk_works_again_so_does_publishing(root: Path, shim: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PUBLISH_WHILE_IT_FAILS, root],
+        env={**os.environ, "LD_PRELOAD": str(shim)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 6, "every call of a publish has failed once"

@@ -102,6 +102,11 @@ def test_an_object_that_changes_between_two_ranges_is_never_mixed(fault_server: 
     assert fetch(url, tmp_path / "a").sha256 == BIG_SHA
 
 
+def test_what_came_from_one_source_does_not_count_for_another(fault_server: FaultServer, tmp_path: Path):
+    break_off(fault_server.put("/old", bytes(reversed(BIG))), tmp_path / "a", 2 * MIB)
+    assert fetch(fault_server.put("/a", BIG), tmp_path / "a").sha256 == BIG_SHA
+
+
 @pytest.mark.parametrize(
     "fault",
     [Fault(ignore_range=True), Fault(headers={"ETag": ""}), Fault(headers={"ETag": 'W/"x"'}), Fault(chunked=True)],

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +148,22 @@ def test_the_verifier_finds_a_changed_or_missing_blob(device: ContainerDevice, r
     assert text.startswith(f"sha256 mismatch: the blob sha256:{layer} hashes to ")
     assert not blob.exists()
     assert not list((device.downloads / "verified").glob("*/*"))
+
+
+def test_a_restarted_verifier_offers_a_good_container_at_once_though_nobody_is_there_to_ask(
+    device: ContainerDevice, registry: Registry
+):
+    device.datastore(registry.url)
+    key = device.want("one:v1")
+    device.downloader.start()
+    device.statuses.wait(key, State=3, LastErr="")
+    device.verify(key)
+    device.verifier.start()
+    device.verified.wait(key, State=4, LastErr="")
+    device.verifier.kill()
+    shutil.rmtree(device.verify_configs.directory)
+    device.verifier.start()
+    assert (device.verified.read(key) or {})["State"] == 4, "its blobs are known to be good and not to be read again"
 
 
 def test_a_blob_changed_while_the_verifier_was_away_is_found_when_it_comes_back(

@@ -179,13 +179,18 @@ def test_an_order_that_went_while_it_was_down_is_noticed(device: Device):
     device.statuses.wait(NAME, State=4, RefCount=0)
 
 
-def test_an_image_that_went_while_it_was_down_is_not_shown_as_good_though_nobody_is_there_to_ask(device: Device):
+@pytest.mark.parametrize("damage", ["went", "changed"])
+def test_a_bad_image_is_not_shown_as_good_after_a_restart_though_nobody_is_there_to_ask(device: Device, damage: str):
     device.put("pending")
     device.agent.start()
     device.ask()
     device.statuses.wait(NAME, State=4)
     device.agent.kill()
-    shutil.rmtree(device.images / "verified")
+    if damage == "went":
+        shutil.rmtree(device.images / "verified")
+    else:
+        device.verified.chmod(0o600)
+        device.verified.write_bytes(b"x" * len(CONTENT))
     shutil.rmtree(device.configs.directory)
     device.agent.start()
     device.statuses.wait(NAME, State=3)

@@ -294,6 +294,19 @@ def test_an_agent_that_is_dead_is_waited_for(device):
     device.until_state(SwState.RUNNING)
 
 
+def test_a_certificate_that_came_for_another_app_serves_all_that_wait_for_it(device):
+    arrivals = Table(device.root, "baseosmgr", "CertObjStatus")
+    arrivals.directory.mkdir(parents=True)
+    device.config(app_config(StorageConfigList=(disk_image(SignatureKey="https://host/signer.pem"),)))
+    device.zedmanager.start()
+    device.until(lambda t: A in t["status"] and "for certificates signer.pem" in t["status"][A].Error, "it waits")
+    installed = device.root / "persist" / "certs" / "signer.pem"
+    installed.parent.mkdir(parents=True, exist_ok=True)
+    installed.write_text("a certificate")
+    arrivals.write(B, UUIDandVersion={"UUID": B, "Version": "1"})
+    device.until(lambda t: t["verify_config"], "the image goes to the verifier")
+
+
 def test_an_app_too_large_waits_until_another_one_goes(device):
     space = os.statvfs(device.root)
     device.config(app_config())

@@ -196,6 +196,10 @@ def test_numbers_survive_a_reboot(device: Device) -> None:
     device.app_configs.remove(uuid(7))
     device.agent.start()
     assert device.apps.wait(uuid(8))["AppNum"] == 2
+    assert {key: record["InUse"] for key, record in device.stored_numbers().items() if key != LAN} == {
+        uuid(7): False,  # a person can see whose number would be given away first
+        uuid(8): True,
+    }
     device.app(9, LAN)
     assert device.apps.wait(uuid(9))["AppNum"] == 3  # 1 may still come back
     device.app(7, LAN)
