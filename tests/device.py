@@ -172,8 +172,11 @@ class Device:
         try:
             self.wait(running, "the apps to be RUNNING", seconds)
         except BaseException as error:
-            for app in apps:
-                error.add_note(f"{app}: {self.apps.get(app)}")
+            for key in apps:
+                app = self.apps.get(key)
+                error.add_note(
+                    f"{key}: {f'{app.DisplayName} {app.State!r} {app.Error}' if app is not None else 'no status'}"
+                )
             raise
 
     def app(self, key: str) -> AppInstanceStatus:

@@ -9,6 +9,8 @@ from support import wait_for
 from pillar.agent import parser_of
 from pillar.cmd.domainmgr import work
 from pillar.cmd.domainmgr.agent import DomainMgr
+from pillar.cmd.domainmgr.passthrough import Passthrough
+from pillar.hardware import Hardware
 from pillar.hypervisors import DomainSpec, Hypervisors, Phase, names
 from pillar.hypervisors.process import ProcessHypervisor
 from pillar.locations import Locations
@@ -26,7 +28,7 @@ def test_a_domain_that_does_not_listen_is_ended_after_its_backends_time_or_the_o
     image = tmp_path / "image"
     image.write_bytes(DEAF)
     spec = DomainSpec("app", DomainConfig(), (DiskStatus(Format="raw", ActiveFileLocation=str(image)),))
-    tools = work.Tools(Hypervisors(where, "process"), where, given_s)
+    tools = work.Tools(Hypervisors(where, "process"), where, Passthrough(tmp_path / "adapters", Hardware()), given_s)
     (backend,) = tools.hypervisors.backends
     backend.prepare(spec)
     backend.start(spec)

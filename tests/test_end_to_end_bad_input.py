@@ -1,8 +1,9 @@
 """A device config full of mistakes: each is the error of its app or network instance, and everything else goes on.
 
-All of it stands in one config on one device. What no app can have wrong in the same way twice is tested nearer to where
-it is found: layers that climb out of a container's tree in test_end_to_end_containers, images one by one in
-test_hypervisor_qemu, network instances and rules in test_zedrouter_decide and test_zedrouter_kernel_faults.
+All of it is added in one config to a device on which the good apps run. What no app can have wrong in the same way
+twice is tested nearer to where it is found: layers that climb out of a container's tree in test_end_to_end_containers,
+images one by one in test_hypervisor_qemu, network instances and rules in test_zedrouter_decide and
+test_zedrouter_kernel_faults.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ class Faulty:
         self.overlapping["ip"]["subnet"] = "10.1.0.0/25"
         self.program("on-overlapping", self.overlapping, error="overlapping")
 
-        tiny = instance(self.config, "tiny", "10.3.0", first=2, last=2)
-        self.running.append(self.program("first-of-one", tiny))
-        self.program("second-of-one", tiny, error="no free address")
+        self.tiny = instance(self.config, "tiny", "10.3.0", first=2, last=2)
+        self.running.append(self.program("first-of-one", self.tiny))
+        self.program("second-of-one", self.tiny, error="no free address")
 
         twins = instance(self.config, "twins", "10.4.0")
         for name in ("twin-a", "twin-b"):
@@ -128,6 +129,9 @@ class Faulty:
 @pytest.fixture(scope="module")
 def faulty(wired: WiredDevice, guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     faulty = Faulty(wired, guest, tmp_path_factory.mktemp("images"))
+    # Who was there first keeps what two cannot have.
+    wired.deploy({**faulty.config, "apps": faulty.running, "networkInstances": [faulty.lan, faulty.tiny]})
+    wired.wait_running(*map(app_id, faulty.running), seconds=BOOT_S)
     wired.deploy(faulty.config)
     return faulty
 
@@ -135,8 +139,8 @@ def faulty(wired: WiredDevice, guest: Guest, tmp_path_factory: pytest.TempPathFa
 def test_each_mistake_is_the_error_of_its_app_and_the_others_run(faulty: Faulty) -> None:
     wired = faulty.wired
     good = app_id(faulty.good)
-    wired.wait_running(*map(app_id, (*faulty.running, faulty.deaf)), seconds=BOOT_S)
     first = wired.domain(good).DomainId
+    wired.wait_running(app_id(faulty.deaf), seconds=BOOT_S)
     wired.says(good, "GOT by the last rule")
     wired.wait_page(PAGE, "a good one")
 
