@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from inside import Inside
+from recorded_hardware import RecordedHardware, machine
 
 from pillar.cmd.baseosmgr.install import MARK, install
 from pillar.cmd.domainmgr.agent import DomainMgr
 from pillar.cmd.domainmgr.disks import TMP_SUFFIX, make_copy
+from pillar.cmd.domainmgr.passthrough import Passthrough
 from pillar.cmd.verifier.ledger import Ledger
 from pillar.cmd.verifier.seal import seal
 from pillar.cmd.zedagent.agent import ZedAgent
@@ -106,6 +108,14 @@ def test_half_a_copy_of_a_disk_goes_when_domainmgr_starts(tmp_path: Path, inside
     (images / f"disk.raw{TMP_SUFFIX}").touch()
     inside.start(DomainMgr, {"hypervisor": "process"})
     assert names(images) == set()
+
+
+def test_half_a_record_of_taken_devices_goes_with_the_app(tmp_path: Path) -> None:
+    passthrough = Passthrough(tmp_path / "adapters", RecordedHardware(machine(tmp_path / "hardware", "q35")))
+    passthrough.take("app", ("0000:01:00.0", "0000:01:00.1"), ())
+    (tmp_path / "adapters/.app.json.abc").touch()
+    passthrough.give_back("app")
+    assert names(tmp_path / "adapters") == set()
 
 
 def test_an_image_is_sealed_although_a_kill_left_half_a_copy(tmp_path: Path) -> None:
