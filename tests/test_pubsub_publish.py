@@ -305,6 +305,18 @@ def test_a_strangers_file_in_a_held_table_is_moved_aside_not_deleted(root: Path)
         assert (root / "run/hello/Greeting/.quarantine/stray.json").read_text() == '{"text":"by hand"}'
 
 
+def test_a_strangers_file_is_moved_aside_even_where_a_directory_of_that_name_was_before(root: Path) -> None:
+    file(root, "stray").mkdir(parents=True)
+    with PubSub(root, "hello") as pubsub:
+        pubsub.publication(Greeting)
+        file(root, "stray").write_text('{"text":"by hand"}')
+        pubsub.wait(1)
+        assert not file(root, "stray").exists()
+        aside = sorted((root / "run/hello/Greeting/.quarantine").iterdir())
+        assert [path.is_file() for path in aside] == [False, True]
+        assert aside[1].read_text() == '{"text":"by hand"}'
+
+
 def test_an_unreadable_record_of_a_former_publisher_is_set_aside_at_the_start(root: Path) -> None:
     directory = root / "run/hello/Greeting"
     directory.mkdir(parents=True)
