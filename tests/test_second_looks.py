@@ -39,10 +39,13 @@ def test_an_object_without_a_way_is_told_whenever_the_ports_or_its_datastore_cha
     configs = Table(tmp_path, "zedmanager", "DownloaderConfig", "appImg.obj")
     statuses = Table(tmp_path, "downloader", "DownloaderStatus", "appImg.obj")
     network = Table(tmp_path, "nim", "DeviceNetworkStatus")
-    stores.write(STORE, UUID=STORE, DsType="DsNowhere", Fqdn="http://192.0.2.1", Dpath="d")
     configs.write(NAME, DatastoreID=STORE, Safename=NAME, Name="image", RefCount=1)
 
     def story() -> Iterator[Callable[[], object]]:
+        yield lambda: statuses.read(NAME)
+        stores.write(STORE, UUID=STORE, DsType="DsElsewhere", Fqdn="http://192.0.2.1", Dpath="d")
+        yield lambda: "DsElsewhere" in text(statuses, NAME)
+        stores.write(STORE, UUID=STORE, DsType="DsNowhere", Fqdn="http://192.0.2.1", Dpath="d")
         yield lambda: "DsNowhere" in text(statuses, NAME)  # no time will mend that
         network.write("global", Version=1, Ports=[])
         yield lambda: "the device has no ports" in text(statuses, NAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,8 @@ def test_nothing_is_removed_while_zedagent_was_never_heard(root):
         wait_for(lambda: restarted.exists() and restarted.read_text().strip() == "2", "the first look is over")
         assert Table(root, "zedmanager", "AppInstanceStatus").keys() == [A]
         assert Table(root, "zedmanager", "DomainConfig").wait(A)["Activate"] is True
+        Table(root, "zedagent", "AppInstanceConfig").directory.mkdir(parents=True)  # it is heard, and has no app
+        Table(root, "zedmanager", "DomainConfig").wait_gone(A)
     finally:
         zedmanager.kill()
 
@@ -320,6 +323,21 @@ def test_an_app_too_large_waits_until_another_one_goes(device):
     device.undeploy(A)
     device.until_state(SwState.RUNNING, B)
     assert device.status(B).Error == ""
+
+
+def test_a_purge_that_was_asked_for_while_the_device_was_off_is_carried_out_when_it_is_on_again(device):
+    device.config(app_config(PurgeCmd=counter(1)))
+    device.zedmanager.start()
+    device.until_state(SwState.RUNNING)
+    device.zedmanager.kill()
+    shutil.rmtree(device.root / "run/zedmanager")  # /run does not survive a reboot
+    device.dead = set(ACTORS)
+    device.config(app_config(PurgeCmd=counter(2)))
+    device.zedmanager.start()
+    device.until_state(SwState.PURGING)
+    device.dead = set()
+    device.until_state(SwState.RUNNING)
+    assert device.status().PurgeCmd.Counter == 2
 
 
 def test_it_is_small_and_imports_nothing_heavy(root):
