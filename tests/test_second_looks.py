@@ -40,9 +40,12 @@ def test_an_object_without_a_way_is_told_whenever_the_ports_or_its_datastore_cha
     statuses = Table(tmp_path, "downloader", "DownloaderStatus", "appImg.obj")
     network = Table(tmp_path, "nim", "DeviceNetworkStatus")
     configs.write(NAME, DatastoreID=STORE, Safename=NAME, Name="image", RefCount=1)
+    known = f"waiting for datastore {STORE}, which is not configured"  # before a restart: nothing to wait for now
+    statuses.write(NAME, Safename=NAME, DatastoreID=STORE, State=1, RefCount=1, LastErr=known)
+    downloader = inside.start(Downloader, {})
 
     def story() -> Iterator[Callable[[], object]]:
-        yield lambda: statuses.read(NAME)
+        yield lambda: downloader.looked_at
         stores.write(STORE, UUID=STORE, DsType="DsElsewhere", Fqdn="http://192.0.2.1", Dpath="d")
         yield lambda: "DsElsewhere" in text(statuses, NAME)
         stores.write(STORE, UUID=STORE, DsType="DsNowhere", Fqdn="http://192.0.2.1", Dpath="d")
@@ -56,7 +59,7 @@ def test_an_object_without_a_way_is_told_whenever_the_ports_or_its_datastore_cha
         stores.remove(STORE)
         yield lambda: "DsNowhere" not in text(statuses, NAME)
 
-    inside.run(inside.start(Downloader, {}), story())
+    inside.run(downloader, story())
 
 
 def test_an_object_without_room_is_told_whenever_the_room_for_downloads_changes(inside: Inside, tmp_path: Path) -> None:

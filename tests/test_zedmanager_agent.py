@@ -318,7 +318,7 @@ def test_an_app_too_large_waits_until_another_one_goes(device):
     half = space.f_blocks * space.f_frsize // 2
     device.config(replace(app_config(), StorageConfigList=(disk_image(Maxsizebytes=half),), PurgeCmd=counter(1)))
     device.until(lambda t: t["status"][A].PurgeCmd.Counter == 1 and t["status"][A].State == SwState.RUNNING, "purged")
-    device.config(app_config(B, StorageConfigList=(disk_image(Maxsizebytes=half),)))
+    device.config(app_config(B, StorageConfigList=(disk_image("other.img", SHA2, Maxsizebytes=half),)))
     device.until(lambda t: B in t["status"] and t["status"][B].ErrorSource == "CheckDiskSize", "no room")
     device.undeploy(A)
     device.until_state(SwState.RUNNING, B)
