@@ -294,6 +294,16 @@ def test_the_socket_file_of_a_killed_publisher_is_replaced(root: Path) -> None:
     assert not socket_of(root).exists()
 
 
+def test_a_publisher_killed_before_its_socket_had_its_name_is_not_in_the_way_of_the_next(root: Path) -> None:
+    left = socket_of(root).with_name(".Greeting.sock")
+    left.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:
+        killed.bind(str(left))
+    with PubSub(root, "hello", driver="socket") as publishing:
+        publishing.publication(Greeting)
+        assert socket_of(root).is_socket() and not left.exists()
+
+
 def test_a_live_publisher_of_eves_own_is_not_robbed_of_its_socket(root: Path) -> None:
     socket_of(root).parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as eves, PubSub(root, "hello", driver="socket") as pubsub:
