@@ -14,10 +14,10 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from pillar.command.tables import Place, entries, holder, tables
 from pillar.pubsub import BadRecord
 from pillar.pubsub.names import LEDGERS, LOCK, QUARANTINE, STAGING, SUFFIX, key_of
 from pillar.pubsub.records import read_file
+from pillar.tables import Place, entries, holder, tables
 
 _BAK: Final = ".bak"
 _NEARLY: Final = 0.8  # of a limit

@@ -18,8 +18,8 @@ import sys
 from typing import Any
 
 from pillar.command.render import compact, masked, parse, pretty
-from pillar.command.tables import NotFound, Place, Selection, content, entries, one_key, select, tables
 from pillar.pubsub.errors import BadRecord
+from pillar.tables import NotFound, Place, Selection, content, entries, one_key, select, tables
 from pillar.terminal import Palette, printable, unfailing
 
 EXIT_NOT_FOUND = 1

@@ -17,7 +17,7 @@ import os
 import sys
 
 from pillar.command.render import compact
-from pillar.command.tables import (
+from pillar.tables import (
     Entry,
     NotFound,
     Place,

@@ -19,9 +19,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pillar.command.render import compact
-from pillar.command.tables import content, entries, tables
 from pillar.locations import Locations
 from pillar.pubsub import BadRecord, decode
+from pillar.tables import content, entries, tables
 from pillar.terminal import Palette, printable, unfailing
 from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.nim import DeviceNetworkStatus

@@ -22,9 +22,9 @@ import time
 from typing import Any, Final
 
 from pillar.command.render import ABSENT, FieldChange, changes, compact, masked, name_of, short
-from pillar.command.tables import Folder, Place, parts_of, restarted, tables, walk
 from pillar.pubsub import BadName, PubSub, Subscription
 from pillar.pubsub.names import GLOBAL
+from pillar.tables import Folder, Place, parts_of, restarted, tables, walk
 from pillar.terminal import Palette, printable, unfailing
 from pillar.types.scalars import NIL_UUID, ZERO_TIME
 

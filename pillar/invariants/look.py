@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from pillar.agents import AGENTS
-from pillar.command.tables import Place, content, entries, holder, tables
 from pillar.invariants.facts import SUPERVISOR, File, Tree
 from pillar.locations import Locations
 from pillar.pidfile import locked
@@ -19,6 +18,7 @@ from pillar.pubsub import BadRecord, decode
 from pillar.pubsub.names import RESTARTED, STAGING, SUFFIX
 from pillar.supervisor.process import start_ticks
 from pillar.supervisor.survey import ledger
+from pillar.tables import Place, content, entries, holder, tables
 from pillar.topics import find_type
 
 _STAGED: Final = (".tmp", ".new")
