@@ -271,7 +271,9 @@ def test_addresses_that_routers_advertise_are_shown_and_decide_the_port(managed:
         return False
 
     def way_from(address: str) -> str:
-        return lab.device.run("ip", "-6", "route", "get", "fd00:99::1", "from", address)
+        with contextlib.suppress(AssertionError):  # "Network is unreachable", until nim has made the way
+            return lab.device.run("ip", "-6", "route", "get", "fd00:99::1", "from", address)
+        return ""
 
     for name in ("eth1", "eth0"):
         (address, *_) = managed.shown_ipv6(name)
