@@ -221,7 +221,7 @@ def holder(place: Place) -> Holder | None:
     The lock itself is not tried: that would refuse a publisher that starts at this moment.
     """
     path = os.path.join(place.path, LOCK)
-    text = _small_text(path)
+    text = small_text(path)
     if text is None or not _PID.fullmatch(text):
         return None
     pid = int(text)
@@ -242,18 +242,18 @@ def seconds_ago(moment: float | None) -> float | None:
 
 def restarted(place: Place) -> int:
     """The table's restart counter, 0 for none."""
-    text = _small_text(os.path.join(place.path, RESTARTED))
+    text = small_text(os.path.join(place.path, RESTARTED))
     return int(text) if text is not None and text.isascii() and text.isdigit() else 0
 
 
-def _small_text(path: str) -> str | None:
-    """The start of a small text file, None when it cannot be read. Never blocks, whatever stands there."""
+def small_text(path: str, at_most: int = 20) -> str | None:
+    """The first bytes of a small text file, None when it cannot be read. Never blocks, whatever stands there."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        return os.read(fd, 20).decode("ascii", "replace").strip()
+        return os.read(fd, at_most).decode("ascii", "replace").strip()
     except OSError:
         return None
     finally:

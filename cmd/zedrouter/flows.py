@@ -8,19 +8,17 @@ requests. Flows that end while zedrouter is dead are not logged.
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pillar.cmd.zedrouter import netfilter
 from pillar.types.flow import DNSReq, FlowRec, FlowScope, IPFlow, IPTuple
 from pillar.types.scalars import Uuid
 
 FLOWS_PER_RECORD: Final = 125
 RECORDS_KEPT: Final = 8  # per app and network: a reader may be so far behind
 WAITING_AT_MOST: Final = 10_000  # flows between two publications; more are counted as lost
-_NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK: Final = 270
 _NETLINK_ADD_MEMBERSHIP: Final = 1
 _DESTROYED: Final = 3  # NFNLGRP_CONNTRACK_DESTROY
@@ -108,10 +106,7 @@ class FlowEvents:
         from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
         self._message = nfct_msg
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        )
-        self._socket.bind((0, 0))
+        self._socket = netfilter.opened()
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _DESTROYED)
 
     def fileno(self) -> int:
@@ -119,15 +114,7 @@ class FlowEvents:
 
     def read(self, at_most: int) -> Iterator[Ended]:
         """The flows that have ended since; an overflowed queue (ENOBUFS) loses some."""
-        for _ in range(at_most):
-            try:
-                data = self._socket.recv(1 << 16)
-            except BlockingIOError:
-                return
-            except OSError as err:
-                if err.errno != errno.ENOBUFS:
-                    raise
-                continue
+        for data in netfilter.datagrams(self._socket, at_most, 1 << 16):
             message = self._message(data)
             message.decode()
             if (ended := _ended(message)) is not None:

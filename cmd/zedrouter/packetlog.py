@@ -7,7 +7,6 @@ Nobody is held up: what does not fit the queue is lost.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
 import socket
@@ -18,8 +17,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from pillar.cmd.zedrouter import netfilter
+
 COPIED_BYTES: Final = 1500  # of each packet: a DNS answer over UDP is rarely longer
-_NETLINK_NETFILTER: Final = 12
 _ULOG: Final = 4  # the kernel's subsystem of packet logs
 _PACKET, _CONFIG = _ULOG << 8, _ULOG << 8 | 1
 _ERROR: Final = 2  # NLMSG_ERROR, also the acknowledgement
@@ -67,11 +67,8 @@ class PacketLog:
 
     def __init__(self, group: int) -> None:
         """Raises OSError: no such thing in this kernel, or somebody else listens to this group (EBUSY)."""
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        )
+        self._socket = netfilter.opened()
         try:
-            self._socket.bind((0, 0))
             self._configure(group, _attribute(_CFG_CMD, struct.pack("=B", _BIND)))
             mode = _attribute(_CFG_MODE, struct.pack(">IBx", COPIED_BYTES, _COPY_PACKET))
             self._configure(group, mode + _attribute(_CFG_TIMEOUT, struct.pack(">I", _TIMEOUT_CS)))
@@ -84,15 +81,7 @@ class PacketLog:
 
     def read(self, at_most: int) -> Iterator[Logged]:
         """What was logged since, of at most so many datagrams; an overflowed queue (ENOBUFS) loses some."""
-        for _ in range(at_most):
-            try:
-                data = self._socket.recv(1 << 18)
-            except BlockingIOError:
-                return
-            except OSError as err:
-                if err.errno != errno.ENOBUFS:
-                    raise
-                continue
+        for data in netfilter.datagrams(self._socket, at_most, 1 << 18):
             for kind, body in _messages(data):
                 if kind == _PACKET and (logged := parse(body)) is not None:
                     yield logged

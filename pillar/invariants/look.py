@@ -18,10 +18,11 @@ from pillar.pubsub import BadRecord, decode
 from pillar.pubsub.names import RESTARTED, STAGING, SUFFIX
 from pillar.supervisor.process import start_ticks
 from pillar.supervisor.survey import ledger
-from pillar.tables import Place, content, entries, holder, tables
+from pillar.tables import Place, content, entries, holder, small_text, tables
 from pillar.topics import find_type
 
 _STAGED: Final = (".tmp", ".new")
+_COUNTER_BYTES: Final = 40  # of a restart counter: enough to tell nonsense from a number
 
 
 def look(root: str | Path) -> Tree:
@@ -55,7 +56,7 @@ def look(root: str | Path) -> Tree:
         if held is not None and held.alive:
             live.add(place.agent)
         counter = os.path.join(place.path, RESTARTED)
-        if (text := _text(counter)) is not None:
+        if (text := small_text(counter, _COUNTER_BYTES)) is not None:
             counters[_below(where.root, counter)] = text
         directory = os.path.join(place.path, STAGING)
         staged.update(_below(where.root, os.path.join(directory, name)) for name in _names(directory))
@@ -150,19 +151,6 @@ def _limit_kib(persist: Path) -> int:
     except OSError:
         return 0
     return found.f_blocks * found.f_frsize // 1024 // 2
-
-
-def _text(path: str) -> str | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, 40).decode("ascii", "replace").strip()
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def _names(path: str) -> list[str]:
