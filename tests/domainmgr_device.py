@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TypeVar
 import msgspec
 from support import wait_for
 
+from pillar.hypervisors import _cgroup
 from pillar.locations import Locations
 from pillar.pubsub import decode, encode
 from pillar.types.common import UUIDandVersion
@@ -55,6 +57,15 @@ class Device:
         self.manager.kill()
         self.manager.wait(timeout=60)
         self.manager = None
+
+    def end(self) -> None:
+        """Nothing of it is left: domainmgr, the processes of its domains, their control groups."""
+        if self.manager is not None:
+            self.kill()
+        for pid in self.domains():
+            os.kill(pid, signal.SIGKILL)
+        for group in _cgroup.names(_cgroup.prefix(self.where.root, "qemu")):
+            _cgroup.remove(group)
 
     def image(self, content: str | bytes) -> str:
         data = content.encode() if isinstance(content, str) else content

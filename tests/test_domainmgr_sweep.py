@@ -103,12 +103,7 @@ try:
     wait_for(lambda: not _cgroup.directories(group), "the group to go", 60)
     assert device.until(is_running, "RUNNING", ALIVE, 60).DomainId == alive
 finally:
-    if device.manager is not None:
-        device.kill()
-    for pid in device.domains():
-        os.kill(pid, signal.SIGKILL)
-    for name in _cgroup.names(_cgroup.prefix(root, "qemu")):
-        _cgroup.remove(name)
+    device.end()
 """
 
 

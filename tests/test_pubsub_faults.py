@@ -26,6 +26,20 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+def said(shim: Path, *arguments: str | Path, limit_s: float) -> str:
+    """What Python prints with these arguments under the library that makes calls fail."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "LD_PRELOAD": str(shim)},
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENOMEM", "EROFS"])
 def test_every_call_may_fail_once_or_for_good(
@@ -33,16 +47,8 @@ def test_every_call_may_fail_once_or_for_good(
 ) -> None:
     number = getattr(errno, name)
     step = 1 if request.config.getoption("--full") else EVERY
-    result = subprocess.run(
-        [sys.executable, HERE / "fault_story.py", root / "device", str(number), str(1 + number % step), str(step)],
-        env={**os.environ, "LD_PRELOAD": str(shim)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    for line in result.stdout.splitlines():
+    story = HERE / "fault_story.py", root / "device", str(number), str(1 + number % step), str(step)
+    for line in said(shim, *story, limit_s=500).splitlines():
         driver, persistent, forever, calls, tried = json.loads(line)
         table, way = "persistent" if persistent else "ordinary", "for good" if forever else "once"
         print(f"{name} {way}, {table} table by {driver}: {tried} calls failed; {calls} happened in the last story")
@@ -75,13 +81,5 @@ with PubSub(sys.argv[1], "hello") as pubsub:
 
 
 def test_as_soon_as_the_disk_works_again_so_does_publishing(root: Path, shim: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PUBLISH_WHILE_IT_FAILS, root],
-        env={**os.environ, "LD_PRELOAD": str(shim)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 6, "every call of a publish has failed once"
+    failed = int(said(shim, "-c", PUBLISH_WHILE_IT_FAILS, root, limit_s=60))
+    assert failed > 6, "every call of a publish has failed once"
