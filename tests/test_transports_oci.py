@@ -150,9 +150,8 @@ def test_the_verifier_finds_a_changed_or_missing_blob(device: ContainerDevice, r
     assert not list((device.downloads / "verified").glob("*/*"))
 
 
-def test_a_restarted_verifier_offers_a_good_container_at_once_though_nobody_is_there_to_ask(
-    device: ContainerDevice, registry: Registry
-):
+def verified(device: ContainerDevice, registry: Registry) -> str:
+    """Fetch the container one:v1 and have it verified; its key."""
     device.datastore(registry.url)
     key = device.want("one:v1")
     device.downloader.start()
@@ -160,6 +159,13 @@ def test_a_restarted_verifier_offers_a_good_container_at_once_though_nobody_is_t
     device.verify(key)
     device.verifier.start()
     device.verified.wait(key, State=4, LastErr="")
+    return key
+
+
+def test_a_restarted_verifier_offers_a_good_container_at_once_though_nobody_is_there_to_ask(
+    device: ContainerDevice, registry: Registry
+):
+    key = verified(device, registry)
     device.verifier.kill()
     shutil.rmtree(device.verify_configs.directory)
     device.verifier.start()
@@ -169,13 +175,7 @@ def test_a_restarted_verifier_offers_a_good_container_at_once_though_nobody_is_t
 def test_a_blob_changed_while_the_verifier_was_away_is_found_when_it_comes_back(
     device: ContainerDevice, registry: Registry, layout: Path
 ):
-    device.datastore(registry.url)
-    key = device.want("one:v1")
-    device.downloader.start()
-    device.statuses.wait(key, State=3, LastErr="")
-    device.verify(key)
-    device.verifier.start()
-    device.verified.wait(key, State=4)
+    key = verified(device, registry)
     device.verifier.kill()
     layer = manifest(layout, "one")[1]["layers"][0]["digest"][7:]
     (device.layout / "blobs" / "sha256" / layer).unlink()
