@@ -129,7 +129,9 @@ class Faulty:
 @pytest.fixture(scope="module")
 def faulty(wired: WiredDevice, guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     faulty = Faulty(wired, guest, tmp_path_factory.mktemp("images"))
-    # Who was there first keeps what two cannot have.
+    # The port first: the good app tries once to reach whom it may. Then who is to keep what two cannot have.
+    wired.deploy({**faulty.config, "apps": [], "networkInstances": []})
+    wired.wait_address("eth0")
     wired.deploy({**faulty.config, "apps": faulty.running, "networkInstances": [faulty.lan, faulty.tiny]})
     wired.wait_running(*map(app_id, faulty.running), seconds=BOOT_S)
     wired.deploy(faulty.config)
