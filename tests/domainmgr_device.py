@@ -1,5 +1,6 @@
 """A real domainmgr on its own root, fed by hand-written configurations: what its tests share."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -119,6 +120,16 @@ class Device:
     def output(self, uuid: str = UUID) -> str:
         path = self.where.log(uuid)
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def holds(self, pid: int) -> bool:
+        """Whether domainmgr has a pidfd of this process, as the kernel shows it."""
+        assert self.manager is not None
+        directory = Path(f"/proc/{self.manager.pid}/fdinfo")
+        for name in os.listdir(directory):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if f"Pid:\t{pid}\n" in (directory / name).read_text():
+                    return True
+        return False
 
     def domains(self) -> list[int]:
         """Every process that belongs to a domain of this root."""

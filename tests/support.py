@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import subprocess
 import sys
 import time
@@ -26,6 +27,11 @@ def wait_for(condition: Callable[[], T], what: str, seconds: float = 20.0) -> T:
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:g} s for {what}; last seen: {value!r}")
         time.sleep(0.005)  # between two looks at the condition, not instead of one
+
+
+def kernel_tells_of_reaped() -> bool:
+    """Whether a pidfd still tells how its process ended after that was reaped: PIDFD_INFO_EXIT, Linux 6.15."""
+    return tuple(map(int, platform.release().split(".")[:2])) >= (6, 15)
 
 
 @contextlib.contextmanager

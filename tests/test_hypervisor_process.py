@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from support import kernel_tells_of_reaped
 from support import wait_for as until
 
 from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors, Phase
-from pillar.hypervisors._launched import is_held
+from pillar.hypervisors._launched import UNKNOWN_EXIT, is_held
 from pillar.hypervisors.process import ProcessHypervisor
 from pillar.locations import Locations
 from pillar.pubsub import encode
@@ -189,6 +190,31 @@ def test_how_it_ended_is_known_to_who_started_it(machine: Machine, ending: str, 
     assert text in machine.backend.status(UUID).exit
 
 
+@pytest.mark.parametrize(
+    ("ending", "text"), [("exit 3", "it exited with status 3"), ("kill -9 $$", "it was ended by SIGKILL")]
+)
+@pytest.mark.parametrize("reaped", [False, True])
+def test_how_it_ended_is_known_to_who_adopted_it(machine: Machine, reaped: bool, ending: str, text: str) -> None:
+    go = machine.where.root / "go"
+    os.mkfifo(go)
+    pid = machine.run(machine.domain(f"#!/bin/sh\nread word <{go}\n{ending}\n"))
+    later = ProcessHypervisor(machine.where)
+    until(lambda: later.status(UUID).phase is Phase.RUNNING, "it is adopted")
+    go.write_text("go\n")
+    until(lambda: not living(pid), "it ends")
+    if reaped:
+        assert text in machine.backend.status(UUID).exit  # its parent is told, and then /proc no longer has it
+        assert not Path(f"/proc/{pid}").exists()
+    known = not reaped or kernel_tells_of_reaped()
+    assert later.status(UUID).exit == (text if known else UNKNOWN_EXIT)
+
+
+def test_how_it_ended_is_not_known_to_who_never_saw_it_alive(machine: Machine) -> None:
+    machine.run(machine.domain("#!/bin/sh\nexit 3\n"))
+    until(lambda: machine.phase() is Phase.GONE, "it ends")
+    assert ProcessHypervisor(machine.where).status(UUID).exit == UNKNOWN_EXIT
+
+
 def test_a_second_start_is_refused_and_names_the_first(machine: Machine) -> None:
     spec = machine.domain(SLEEPER)
     pid = machine.run(spec)
@@ -214,7 +240,7 @@ def test_another_domainmgr_adopts_it_and_is_told_when_it_ends(machine: Machine) 
         assert select.select([watch], [], [], DEADLINE_S)[0]
     finally:
         os.close(watch)
-    assert "not known" in other.status(UUID).exit
+    assert other.status(UUID).exit == "it was ended by SIGTERM"
     other.cleanup(UUID)
     assert other.adopt() == set()
     assert not machine.lock.exists()

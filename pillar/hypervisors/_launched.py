@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -28,10 +27,11 @@ from pathlib import Path
 
 from pillar.bootid import boot_id
 from pillar.hypervisors import CannotRun, DomainInfo, HypervisorError, Phase, _members, _proc
+from pillar.hypervisors._exits import Exits, exit_text
 from pillar.hypervisors._launch import __file__ as LAUNCHER
 from pillar.hypervisors._proc import Identity
 
-UNKNOWN_EXIT = "how it ended is not known: it was started by an earlier domainmgr"
+UNKNOWN_EXIT = "how it ended is not known: no domainmgr that could be told was there"
 # What exec says about the file and not about the moment: another try gives the same answer.
 LASTING_ERRORS = {errno.ENOEXEC, errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENOTDIR, errno.EINVAL, errno.ELIBBAD}
 
@@ -54,9 +54,8 @@ class LaunchedDomains:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self._children: dict[str, subprocess.Popen[bytes]] = {}  # started by us: their exit status is ours to read
-        self._ended: dict[str, str] = {}  # how the last one of ours ended
-        self._guard = threading.Lock()  # of the two above: workers and the main loop both look
+        self._exits = Exits()
+        self._guard = threading.Lock()  # of the locks: looking whether one is held takes it for a moment
 
     def lock(self, uuid: str) -> Path:
         return self.data / f"{uuid}.lock"
@@ -116,23 +115,17 @@ class LaunchedDomains:
         if self.main_process(uuid) is None:  # the pipe closed because the launcher ended, not because it went on
             raise HypervisorError(f"the launcher failed before it ran {image}: {exit_text(child.wait())}")
         _members.look_again()
-        with self._guard:
-            self._children[uuid] = child
-            self._ended.pop(uuid, None)
+        self._exits.born(uuid, child)
         return child.pid
 
     def status(self, uuid: str) -> DomainInfo:
-        """`exit` is what the kernel told: known for domains that this process started."""
+        """`exit` is what the kernel told: known for domains that this process started, or has seen alive (_exits)."""
         held = is_held(self.lock(uuid), self._guard)
         holder = self.main_process(uuid)
         alive = holder is not None and _proc.alive(holder)
-        with self._guard:  # after that look: a child that ends between the two has a status to read
-            child = self._children.get(uuid)
-            if child is not None and child.poll() is not None:
-                self._ended[uuid] = exit_text(child.returncode)
-                del self._children[uuid]
-            ended = self._ended.get(uuid, "")
+        ended = self._exits.told(uuid)  # after that look: what ends between the two has a status to read
         if holder is not None and alive:
+            self._exits.lives(uuid, holder)
             if os.fsencode(LAUNCHER) in _proc.command_line(holder.pid):
                 return DomainInfo(Phase.STARTING)
             return DomainInfo(Phase.RUNNING, domain_id=holder.pid)
@@ -166,8 +159,7 @@ class LaunchedDomains:
         with suppress(FileNotFoundError):
             shutil.rmtree(self.home(uuid))
         self.lock(uuid).unlink(missing_ok=True)  # last: as long as it is there, `adopt` finds the rest
-        with self._guard:
-            self._ended.pop(uuid, None)
+        self._exits.forget(uuid)
 
     def main_process(self, uuid: str, fresh: bool = False) -> Identity | None:
         """Who the lock file says the domain is; without one, who carries its path. None when nobody is known yet."""
@@ -202,12 +194,3 @@ def open_for_appending(path: Path) -> int:
     """A domain's log, made with its directory where it is missing; a link in its place is not followed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def exit_text(code: int) -> str:
-    """How a process ended, for a person; `code` is a signal's number with a minus, or an exit status."""
-    if code >= 0:
-        return f"it exited with status {code}"
-    with suppress(ValueError):
-        return f"it was ended by {signal.Signals(-code).name}"
-    return f"it was ended by signal {-code}"

@@ -34,16 +34,35 @@ class Identity:
 
 def stat(pid: int) -> ProcessStat | None:
     """Read one process; None when there is none, or it is dead and only waits to be reaped."""
+    fields = _fields(pid)
+    if not fields or _is_zombie(pid, fields):
+        return None
+    return ProcessStat(state=fields[0].decode(), session=int(fields[3]), start_ticks=int(fields[19]))
+
+
+def zombie_status(who: Identity) -> int | None:
+    """The wait status of exactly this process if it is dead and not reaped yet; None if not, or not ours to know."""
+    fields = _fields(who.pid)
+    if not fields or int(fields[19]) != who.start_ticks or who.boot != boot_id() or not _is_zombie(who.pid, fields):
+        return None
+    with suppress(FileNotFoundError, ProcessLookupError):
+        if os.geteuid() in (0, os.stat(f"/proc/{who.pid}").st_uid):  # to others the kernel shows a 0
+            return int(fields[49])  # field 52
+    return None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """/proc/<pid>/stat from field 3 on; [] when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in field 2 may hold spaces and parentheses; what follows the last one is regular, from field 3 on.
-    fields = text[text.rindex(b")") + 2 :].split()
-    state = fields[0].decode()
-    if state in DEAD_STATES and not _has_other_threads(pid):
-        return None
-    return ProcessStat(state=state, session=int(fields[3]), start_ticks=int(fields[19]))
+        return []
+    # The name in field 2 may hold spaces and parentheses; what follows the last one is regular.
+    return text[text.rindex(b")") + 2 :].split()
+
+
+def _is_zombie(pid: int, fields: list[bytes]) -> bool:
+    return fields[0].decode() in DEAD_STATES and not _has_other_threads(pid)
 
 
 def _has_other_threads(pid: int) -> bool:

@@ -11,8 +11,8 @@ services.
 
 The main process is the domain: when it ends, whatever it left behind is ended too, as in a container.
 
-Sizes, memory limits and vifs are not enforced. The exit status is known to the domainmgr that started the domain; a
-later one sees that it ended, but not how. What the program finds in its environment: _environment.
+Sizes, memory limits and vifs are not enforced. The exit status is known unless the domain ends while no domainmgr runs
+(_exits). What the program finds in its environment: _environment.
 """
 
 import os

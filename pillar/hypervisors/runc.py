@@ -54,7 +54,8 @@ from pillar.hypervisors import (
 )
 from pillar.hypervisors._bundle import JOB, Bundle, Job, limits_of
 from pillar.hypervisors._environment import LOCK_VARIABLE, PATH
-from pillar.hypervisors._launched import exit_text, is_held, open_for_appending
+from pillar.hypervisors._exits import Exits, exit_text
+from pillar.hypervisors._launched import is_held, open_for_appending
 from pillar.hypervisors._proc import Identity
 from pillar.hypervisors._shim import __file__ as SHIM
 from pillar.locations import Locations
@@ -88,6 +89,7 @@ class RuncHypervisor:
         self._state = self._data / "state"
         self._prefix = _cgroup.prefix(where.root)
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # parents that we started: ours to reap
+        self._exits = Exits()  # of containers whose parent is gone
         self._guard = threading.Lock()  # of the one above and of trying locks: workers and the main loop both look
 
     def refuses(self, domain: DomainSpec) -> str:
@@ -124,6 +126,7 @@ class RuncHypervisor:
         try:
             self._sweep(uuid)
             self._exit(uuid).unlink(missing_ok=True)
+            self._exits.forget(uuid)
             self._bundle(uuid).forget_leases()
             child, answers, go = self._spawn(uuid, lock_fd)
         finally:
@@ -158,10 +161,11 @@ class RuncHypervisor:
                 return DomainInfo(Phase.RUNNING, domain_id=holder.init.pid)
             return DomainInfo(Phase.STARTING)
         if holder.init is not None and _proc.alive(holder.init):
+            self._exits.lives(uuid, holder.init)  # nobody is left to write it down
             if holder.phase == "started" or not is_held(self._lock(uuid), self._guard):
                 return DomainInfo(Phase.RUNNING, domain_id=holder.init.pid)
             return DomainInfo(Phase.GONE)  # created, and nobody is left to start it
-        return DomainInfo(Phase.GONE, exit=self._unknown_exit(uuid) if holder.init is not None else "")
+        return DomainInfo(Phase.GONE, exit=self._exit_without_parent(uuid) if holder.init is not None else "")
 
     def watch(self, uuid: str) -> int | None:
         """Of the parent, which ends after it wrote down how the container ended; of the container if it is gone."""
@@ -385,9 +389,10 @@ class RuncHypervisor:
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return ""
 
-    def _unknown_exit(self, uuid: str) -> str:
+    def _exit_without_parent(self, uuid: str) -> str:
+        text = self._exits.told(uuid) or UNKNOWN_EXIT
         killed = _cgroup.oom_kills(self._group(uuid))
-        return f"{UNKNOWN_EXIT}; {_out_of_memory(killed)}" if killed else UNKNOWN_EXIT
+        return f"{text}; {_out_of_memory(killed)}" if killed else text
 
     def _reap(self, uuid: str) -> None:
         with self._guard:
