@@ -108,13 +108,9 @@ def test_the_import_contract_bites(copy: Path) -> None:
     planted = copy / "types/downloader.py"
     original = planted.read_text()
     try:
-        clean = subprocess.run(
-            [linter, "--config", "setup.cfg", "--no-cache"], cwd=copy, capture_output=True, check=False
-        )
+        clean = subprocess.run([linter, "--no-cache"], cwd=copy, capture_output=True, check=False)
         planted.write_text(original + "\nimport pillar.cmd.downloader\n")
-        broken = subprocess.run(
-            [linter, "--config", "setup.cfg", "--no-cache"], cwd=copy, capture_output=True, check=False
-        )
+        broken = subprocess.run([linter, "--no-cache"], cwd=copy, capture_output=True, check=False)
     finally:
         planted.write_text(original)
     assert clean.returncode == 0, clean.stdout
