@@ -39,10 +39,11 @@ def eventually(condition: Callable[[], T], what: str = "", deadline_s: float = 2
     """The first true value of `condition`, looked at every few milliseconds; fails the test after the deadline."""
     until = time.monotonic() + deadline_s
     while True:
+        late = time.monotonic() > until  # before the look: whoever stood still all the time looks once more
         value = condition()
         if value:
             return value
-        if time.monotonic() > until:
+        if late:
             pytest.fail(f"not within {deadline_s:.0f} s: {what or condition}")
         time.sleep(0.005)  # the pause between two looks, not a guess how long something takes
 

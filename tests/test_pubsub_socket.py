@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -9,7 +10,6 @@ import select
 import signal
 import socket
 import stat
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,8 @@ def test_a_subscriber_connects_as_soon_as_the_socket_appears(root: Path) -> None
         reading.wait(0)
         with running("python", "-c", PUBLISHER, root, "a", stdout=-1) as publisher:
             assert publisher.stdout is not None and publisher.stdout.readline() == "ready\n"
-            started = time.monotonic()
+            # EVE's tries again after 10 s. Here nothing would, for minutes: only that the socket is seen to appear.
             until(lambda: subscription.is_synchronized, reading)
-            assert time.monotonic() - started < 2  # EVE's tries again after 10 s
 
 
 def test_what_vanished_while_the_publisher_was_dead_is_told_as_deleted(root: Path) -> None:
@@ -151,16 +150,17 @@ def test_a_killed_subscriber_costs_nobody_else_anything(root: Path) -> None:
     with PubSub(root, "hello", driver="socket") as publishing, PubSub(root, "reader", driver="socket") as reading:
         publication = publishing.publication(Greeting)
         subscription = reading.subscription("hello", Greeting)
+        until(lambda: subscription.is_synchronized, publishing, reading)
         with running("python", "-c", SUBSCRIBER, root, stdout=-1) as other:
-            assert other.stdout is not None
-            until(lambda: subscription.is_synchronized, publishing, reading)
-            publishing_fds = len(os.listdir("/proc/self/fd"))
-            until(lambda: len(os.listdir("/proc/self/fd")) > publishing_fds, publishing)
+            fds = open_fds()
+            until(lambda: _peers(publication) == 2, publishing)
+            assert open_fds() == fds + 1
             other.send_signal(signal.SIGKILL)
             other.wait(timeout=10)
             publication.publish("a", Greeting("one"))
             until(lambda: subscription.get("a") == Greeting("one"), publishing, reading)
-            until(lambda: len(os.listdir("/proc/self/fd")) == publishing_fds, publishing)  # it was noticed
+            until(lambda: _peers(publication) == 1, publishing)  # it was noticed
+            assert open_fds() == fds
 
 
 def test_a_stopped_subscriber_catches_up_to_the_last_of_everything(root: Path) -> None:
@@ -178,12 +178,18 @@ def test_a_stopped_subscriber_catches_up_to_the_last_of_everything(root: Path) -
             for number in range(0, keys, 2):
                 publication.unpublish(f"k{number}")
             other.send_signal(signal.SIGCONT)
-            until(lambda: select.select([other.stdout], [], [], 0)[0], publishing, seconds=20)
+            until(lambda: select.select([other.stdout], [], [], 0)[0], publishing)
             assert other.stdout.readline() == "caught up\n"
 
 
 def _peers(publication: Any) -> int:
     return len(publication._audience._peers)
+
+
+def open_fds() -> int:
+    """How many descriptors this process has, those apart that only wait to be collected."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 # One connection.
@@ -344,7 +350,7 @@ def test_a_wrong_request_is_hung_up_on_with_a_reason_in_the_log(
 def test_hundreds_of_connections_leave_no_descriptor_behind(root: Path) -> None:
     with PubSub(root, "hello", driver="socket") as publishing:
         publication = publishing.publication(Greeting)
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_fds()
         for number in range(300):
             client = client_of(publishing, root)
             if number % 2:
@@ -353,7 +359,7 @@ def test_hundreds_of_connections_leave_no_descriptor_behind(root: Path) -> None:
             if number % 3:
                 publication.publish("k", Greeting(seq=-number))
         until(lambda: _peers(publication) == 0, publishing)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_fds() == before
 
 
 class Recorded:
@@ -464,7 +470,7 @@ def test_a_publisher_that_listens_only_after_its_socket_is_seen_is_reached_soon(
                 return False
             return True
 
-        until(reached, reading, seconds=5)
+        until(reached, reading)  # the slow re-list would come minutes later
         accepted[0].close()
 
 

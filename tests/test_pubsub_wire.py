@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillar.pubsub import wire
+
+at_any_speed = settings(deadline=None)  # a busy machine may leave any of these alone for a while
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_a_publisher_takes_a_request_of_exactly_two_words(packet: bytes) -> None
         wire.parse_request(packet)
 
 
+@at_any_speed
 @given(st.binary(max_size=200))
 def test_no_packet_ends_the_reader(packet: bytes) -> None:
     try:
@@ -76,6 +79,7 @@ def test_no_packet_ends_the_reader(packet: bytes) -> None:
         return
 
 
+@at_any_speed
 @given(key=st.text(min_size=1), data=st.binary())
 def test_what_is_written_is_read_back(key: str, data: bytes) -> None:
     try:
@@ -106,6 +110,7 @@ def test_the_2026_publisher_sends_an_empty_list_as_null_at_every_depth() -> None
     assert wire.record(b'{"a":[],"b":[[],{"c":[]}],"d":{}}', 2026) == b'{"a":null,"b":[null,{"c":null}],"d":{}}'
 
 
+@at_any_speed
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(st.characters(codec="utf-8")),
