@@ -13,7 +13,6 @@ import contextlib
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import uuid
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import eventually, needs
+from servers import FreePort, eventually, needs
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REGION = "us-east-1"
@@ -35,7 +34,8 @@ class Moto:
 
     def __init__(self, directory: Path) -> None:
         pytest.importorskip("moto.server", reason="moto[server] is not installed")
-        self.port = free_ports(1)[0]
+        self._kept = FreePort()
+        self.port = self._kept.number
         self.endpoint = f"http://127.0.0.1:{self.port}"
         program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = start(program, directory / "moto.log")
@@ -43,6 +43,7 @@ class Moto:
 
     def close(self) -> None:
         stop(self._process)
+        self._kept.close()
 
 
 class Radosgw:
@@ -55,7 +56,8 @@ class Radosgw:
             needs(program, "radosgw ceph-mon ceph-osd ceph-common")
         self._directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.port, *monitor = free_ports(3)
+        self._kept = [FreePort() for _ in range(3)]
+        self.port, *monitor = (port.number for port in self._kept)
         self.endpoint = f"http://127.0.0.1:{self.port}"
         try:
             self._start(f"[v2:127.0.0.1:{monitor[0]},v1:127.0.0.1:{monitor[1]}]")
@@ -115,6 +117,8 @@ class Radosgw:
         for process in reversed(self._processes):
             process.kill()  # nothing to keep; a polite end takes seconds
             process.wait(timeout=20)
+        for port in self._kept:
+            port.close()
 
 
 class Azurite:
@@ -131,7 +135,8 @@ class Azurite:
             if os.environ.get("CI") == "true":
                 pytest.fail(reason)
             pytest.skip(reason)
-        self.port = free_ports(1)[0]
+        self._kept = FreePort()
+        self.port = self._kept.number
         self.endpoint = f"http://127.0.0.1:{self.port}/{self.account}"
         options = ("--inMemoryPersistence", "--silent", "--disableProductStyleUrl", "--skipApiVersionCheck")
         address = ("--blobHost", "127.0.0.1", "--blobPort", str(self.port))
@@ -140,13 +145,7 @@ class Azurite:
 
     def close(self) -> None:
         stop(self._process)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now; the servers here cannot be given a bound socket."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in sockets]
+        self._kept.close()
 
 
 def answers(port: int, path: str) -> bool:

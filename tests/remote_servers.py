@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from servers import Authority, eventually, needs
+from servers import Authority, FreePort, eventually, needs
 
 FETCH = """
 import json, sys
@@ -36,12 +36,6 @@ print(json.dumps([got.size, got.sha256, got.received, got.resumed]))
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def accepts(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
@@ -56,7 +50,8 @@ class Sshd:
         directory.mkdir(parents=True)
         self.directory = directory
         self.user = getpass.getuser()
-        self.port = free_port()
+        self._kept = FreePort()
+        self.port = self._kept.number
         for name, kind in (("host", key_type), ("user", "ed25519")):
             subprocess.run([keygen, "-q", "-t", kind, "-N", "", "-f", directory / name], check=True, timeout=30)
         self.private_key = (directory / "user").read_text()
@@ -94,6 +89,7 @@ class Sshd:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=10)
+        self._kept.close()
 
 
 SEND_BUFFER = 16 * 1024  # what is in it has been counted and has not left
@@ -199,7 +195,8 @@ class Registry:
         program = needs("docker-registry", "docker-registry")
         directory.mkdir(parents=True)
         self.directory, self.login = directory, login
-        self.port = free_port()
+        self._kept = FreePort()
+        self.port = self._kept.number
         self.scheme = "https" if tls else "http"
         config: dict[str, Any] = {
             "version": 0.1,
@@ -248,3 +245,4 @@ class Registry:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=10)
+        self._kept.close()

@@ -1,8 +1,9 @@
-"""Real servers for the tests, and one of our own that misbehaves on request. Everything listens on 127.0.0.1, port 0.
+"""Real servers for the tests, and one of our own that misbehaves on request. Everything listens on 127.0.0.1.
 
     FaultServer           an HTTP server that cuts, stalls, lies and counts every byte it sent
     Nginx                 the real thing; skips when it is not installed, fails when CI=true
     Authority             certificates: a root, intermediates, leaves, as wrong as a test needs them
+    FreePort              where nobody listens, until a server that cannot be given a socket does
     eventually            wait for a condition, with a deadline
 
 The fixtures are in `server_fixtures`; test modules get them with `pytest_plugins = ("server_fixtures",)`.
@@ -62,6 +63,22 @@ def not_here(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+class FreePort:
+    """A port of 127.0.0.1 where nobody listens, kept until `close`: who asks the kernel for any port gets another one.
+
+    A server that is told the number can listen there, as all of them set SO_REUSEADDR and this socket never listens.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 # ---- a server that misbehaves
@@ -297,8 +314,8 @@ class Nginx:
         self.root = directory / "www"
         self.root.mkdir(parents=True)
         self.access_log = directory / "access.log"
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self._kept = FreePort()
+        self.port = self._kept.number
         self.scheme = "https" if tls else "http"
         secure = f"ssl_certificate {tls[0]}; ssl_certificate_key {tls[1]};" if tls else ""
         temporary = "".join(
@@ -328,6 +345,7 @@ class Nginx:
     def close(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=10)
+        self._kept.close()
 
 
 # ---- certificates

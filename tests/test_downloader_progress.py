@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agentproc import Table
-from servers import Fault, FaultServer, eventually
+from servers import Fault, FaultServer, FreePort, eventually
 from test_downloader_agent import CONTENT, NAME, SHA, STORE, Device, device
 
 from pillar.transports import Route, TransportFailed
@@ -31,10 +31,11 @@ def pac(*answers: str, before: str = "") -> str:
 
 
 @pytest.fixture
-def nobody() -> str:
+def nobody() -> Iterator[str]:
     """host:port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    port = FreePort()
+    yield f"127.0.0.1:{port.number}"
+    port.close()
 
 
 def ports(device: Device, *ports: dict[str, object]) -> None:
@@ -128,6 +129,7 @@ def test_how_fast_it_comes_and_how_much_is_here_can_be_seen(device: Device, faul
 def test_what_it_waits_for_can_be_seen(device: Device, fault_server: FaultServer):
     fault_server.put("/d/image", CONTENT)
     fault_server.fault("/d/image", Fault(hold_after=1000))
+    device.wait_long_for_datastores()
     device.want()
     device.agent.start()
     progress(device).wait(NAME, Waiting=f"waiting for datastore {STORE}", Attempt=0, NextRetry=NEVER)
