@@ -101,4 +101,5 @@ class ContainerDevice:
         self.verify_configs.write(key, **{**record, **fields})
 
     def blobs(self) -> set[str]:
-        return {path.name for path in (self.layout / "blobs" / "sha256").iterdir()}
+        """Those in place; what is still being written has a name with a dot."""
+        return {path.name for path in (self.layout / "blobs" / "sha256").iterdir() if path.name[0] != "."}

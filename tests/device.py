@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from support import wait_for
+from support import files_below, wait_for
 
 from pillar.agents import AGENTS
 from pillar.controller.handed import hand_in
@@ -237,8 +237,7 @@ class Device:
 
         def counted() -> bool:
             told = space.get("global")
-            files = [path.stat().st_size for path in (self.where.persist / "downloads").rglob("*") if path.is_file()]
-            return told is not None and told.UsedSpace == sum((size + 1023) // 1024 for size in files)
+            return told is not None and told.UsedSpace == self.stored_kib()
 
         self.wait(counted, "the space to be counted")
         return self.snapshot()
@@ -265,8 +264,11 @@ class Device:
 
     def pending_bytes(self) -> int:
         """Of images on their way to the downloader, what is on the disk."""
-        files = self.where.downloads("appImg.obj", "pending").rglob("*")
-        return sum(path.stat().st_size for path in files if path.is_file())
+        return sum(status.st_size for _, status in files_below(self.where.downloads("appImg.obj", "pending")))
+
+    def stored_kib(self) -> int:
+        """What all complete images take of the disk, each file rounded up."""
+        return sum((status.st_size + 1023) // 1024 for _, status in files_below(self.where.persist / "downloads"))
 
     def restarts(self) -> dict[str, int]:
         """The agents that the supervisor had to start again."""
@@ -283,8 +285,9 @@ class Device:
 
     def _record_paths(self) -> Iterator[Path]:
         for directory in (self.where.run, self.where.persist / "status"):
-            for path in directory.rglob("*.json"):
-                if not any(part.startswith(".") for part in path.relative_to(directory).parts):
+            for path, _ in files_below(directory):
+                staged = any(part.startswith(".") for part in path.relative_to(directory).parts)
+                if path.suffix == ".json" and not staged:
                     yield path
 
     # ---- kill -9

@@ -49,7 +49,8 @@ def one(config: dict[str, Any], number: int = 0) -> tuple[dict[str, Any], str]:
 
 
 def pid(device: Device, app: str) -> int:
-    """The process of an app's domain, which is alive."""
+    """The process of an app's domain, which is alive. The app's status may have been taken in before the domain's."""
+    device.look()
     found = int(device.domain(app).DomainId)
     assert Path(f"/proc/{found}").exists()
     return found
@@ -58,7 +59,8 @@ def pid(device: Device, app: str) -> int:
 def listening_at(device: Device, app: str) -> str:
     """The address in the log of the demo's ECO."""
     log = device.where.log(app)
-    found = device.wait(lambda: re.search(r"listening on (\S+)", log.read_text()), "the ECO to listen")
+    device.wait(log.exists, "the ECO's log")
+    found = device.wait(lambda: re.search(r"listening on (\S+)\n", log.read_text()), "the ECO to listen")
     return f"http://{found[1]}/"
 
 
@@ -94,8 +96,7 @@ def test_an_app_runs_answers_over_http_and_leaves_nothing_behind(device: Device,
         urllib.request.urlopen(url, timeout=5)
     # The image is kept for a while, unused, and counted as what it takes on the disk.
     device.wait(lambda: refcount(device, image) == 0, "the image to be unused")
-    files = [path.stat().st_size for path in (device.where.persist / "downloads").rglob("*") if path.is_file()]
-    kept = sum((size + KIB - 1) // KIB for size in files)
+    kept = device.stored_kib()
     device.wait(lambda: (s := space.get("global")).UsedSpace == kept and s.ReservedSpace == 0, "the space to be right")
     assert errors == []  # in no moment of its life
     assert device.restarts() == {}

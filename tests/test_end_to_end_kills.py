@@ -149,7 +149,7 @@ def test_whoever_is_killed_on_the_way_the_app_runs_and_nothing_is_done_twice(
 
     def kill() -> None:
         if name == "downloading":
-            assert server.held.wait(10)
+            assert server.held.wait(30)
             wait_for(lambda: device.pending_bytes() >= MIB, "half of what was sent to be on the disk")
         device.kill(*victims)
 

@@ -19,6 +19,7 @@ from containers import needs_runc
 from device import Device
 from remote_servers import CountingProxy, Registry
 from servers import eventually
+from support import files_below
 
 from pillar.demo import device as demo
 from pillar.demo.eco import Image
@@ -244,8 +245,8 @@ def test_docker_s_manifest_in_oci_s_form_names_the_same_blobs(layout: Path):
 
 def stored(device: ContainerDevice) -> int:
     """Bytes of blobs on the disk, complete or not."""
-    paths = [*device.layout.glob("blobs/sha256/*"), *device.layout.glob("incoming/*.part")]
-    return sum(path.stat().st_size for path in paths)
+    files = files_below(device.layout)
+    return sum(status.st_size for path, status in files if path.parent.name in ("sha256", "incoming"))
 
 
 KILL_POINTS = [at + off for at in range(0, LAYER_BYTES, 64 * 1024) for off in (-1, 0, 1) if at + off > 0]

@@ -43,6 +43,7 @@ def test_login_and_private_ca(device: ContainerDevice, layout: Path, tmp_path: P
         device.statuses.wait(key, State=3, LastErr="")
     finally:
         server.close()
+    device.downloader.kill()  # whose files come and go
     told_by = [
         path.read_text() for path in (*device.root.rglob("*.log"), *device.root.glob("run/downloader/**/*.json"))
     ]

@@ -17,7 +17,7 @@ from google.protobuf import json_format
 from pillar.cmd.zedagent.source import Checkpoint
 from pillar.controller.config_pb2 import EdgeDevConfig
 from pillar.controller.handed import hand_in
-from tests.support import running, wait_for
+from tests.support import files_below, running, wait_for
 
 GOLDEN = Path(__file__).resolve().parent / "golden/controller"
 DEVICE = "5d0b7c1e-3a64-4f0e-9c58-2f4c7a1be901"
@@ -90,9 +90,9 @@ def wait_for_version(root: Path, version: str) -> None:
 def files(root: Path) -> dict[str, tuple[int, int]]:
     """Every record of zedagent's but its statuses, with what tells whether it was written again."""
     return {
-        str(path.relative_to(root)): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in (root / "run").rglob("*.json")
-        if path.parent.name not in STATUSES
+        str(path.relative_to(root)): (status.st_ino, status.st_mtime_ns)
+        for path, status in files_below(root / "run")
+        if path.suffix == ".json" and path.parent.name not in (*STATUSES, ".staging")
     }
 
 
