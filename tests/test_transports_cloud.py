@@ -19,7 +19,7 @@ from pillar.transports.fetch import Fetch, Fetched
 
 CONTENT = random.Random(5).randbytes(3 * 1024 * 1024 + 17)
 SHA = hashlib.sha256(CONTENT).hexdigest()
-LIMITS = Limits(connect_s=5, stall_s=20)
+LIMITS = Limits(connect_s=30, stall_s=30)
 ODD = "odd +%20 names/ümläut & 'quotes' (1)~!@#$,;=?[x]"
 
 

@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 CONTENT = random.Random(7).randbytes(8 * MIB)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 ANYWHERE = Route()
-LIMITS = Limits(connect_s=10, stall_s=10)
+LIMITS = Limits(connect_s=30, stall_s=30)
 OVERHEAD = 64 * 1024  # of SSH: two handshakes and logins, and some bytes per block
 
 

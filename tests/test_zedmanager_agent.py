@@ -117,7 +117,7 @@ class Device:
             self.act()
             return bool(condition(self.look()))
 
-        wait_for(done, what)
+        wait_for(done, what, 60.0)
 
     def until_state(self, state: SwState, app: str = A) -> None:
         self.until(lambda t: app in t["status"] and t["status"][app].State == state, f"{app} is {state.name}")
