@@ -139,6 +139,17 @@ def display(home: Path) -> int | None:
 
 def ending(home: Path) -> str:
     """How QEMU said that the last run ended, for a person; "" when it did not say."""
+    reason = _reason(home)
+    return ENDINGS.get(reason, reason)
+
+
+def guest_ended(home: Path) -> bool:
+    """Whether QEMU said that the last run ended because the guest wanted it."""
+    return _reason(home).startswith("guest-")
+
+
+def _reason(home: Path) -> str:
+    """QEMU's own word for why the last run ended, "" when it did not say."""
     try:
         with (home / f"{EVENTS}.out").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -149,8 +160,7 @@ def ending(home: Path) -> str:
         try:
             event = json.loads(line)
             if event.get("event") == "SHUTDOWN":
-                reason = str(event["data"]["reason"])
-                return ENDINGS.get(reason, reason)
+                return str(event["data"]["reason"])
         except (ValueError, KeyError, TypeError, AttributeError):  # cut in the middle by the end of the machine
             continue
     return ""

@@ -237,7 +237,10 @@ class QemuHypervisor:
             _vifs.make_tap(vif, owner)
 
     def _await_answer(self, uuid: str) -> None:
-        """Until QEMU serves its control socket. Raises with its own words when it ends before."""
+        """Until QEMU serves its control socket. Raises with its own words when it ends before.
+
+        Not when its guest ended it: that machine ran, however late anybody asked.
+        """
         home = self._domains.home(uuid)
         deadline = time.monotonic() + STARTS_WITHIN_S
         process = self._domains.watch(uuid)
@@ -253,6 +256,8 @@ class QemuHypervisor:
         finally:
             if process is not None:
                 os.close(process)
+        if _qmp.guest_ended(home):
+            return
         ended = self._domains.status(uuid).exit
         raise HypervisorError(f"QEMU ended at once: {_last_line(home / 'qemu.log') or ended}")
 
