@@ -130,6 +130,11 @@ def directories(name: str) -> list[Path]:
     return [path for path in (mount / name for mount in mounts()) if path.is_dir()]
 
 
+def _whole(name: str) -> list[Path]:
+    """The directories of a group and of the groups below it, those above first. Somebody may be removing them."""
+    return [Path(found) for directory in directories(name) for found, _, _ in os.walk(directory)]
+
+
 def names(start: str) -> set[str]:
     """Every group at the top of a hierarchy whose name begins so."""
     found = set()
@@ -142,10 +147,7 @@ def names(start: str) -> set[str]:
 def members(name: str) -> set[int]:
     """The processes in a group and below it."""
     found: set[int] = set()
-    for directory in directories(name):
-        for path in directory.rglob("cgroup.procs"):
-            with suppress(OSError):
-                found |= {int(line) for line in path.read_text().split()}
+    for directory in _whole(name):
         with suppress(OSError):
             found |= {int(line) for line in (directory / "cgroup.procs").read_text().split()}
     found.discard(0)  # a process of another pid namespace
@@ -218,12 +220,10 @@ def _kill_member(name: str, pid: int, deadline: float) -> None:
 def remove(name: str, wait_s: float = KILL_WAIT_S) -> list[Path]:
     """Remove the directories of an empty group. Returns those that stay: something is still in them."""
     deadline = time.monotonic() + wait_s
-    while left := directories(name):
-        for directory in left:
-            below = [path for path in directory.rglob("*") if path.is_dir()]
-            for path in [*sorted(below, reverse=True), directory]:
-                with suppress(OSError):
-                    path.rmdir()
+    while directories(name):
+        for directory in reversed(_whole(name)):
+            with suppress(OSError):
+                directory.rmdir()
         left = directories(name)
         if not left or time.monotonic() >= deadline:
             return left
