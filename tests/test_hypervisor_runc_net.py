@@ -48,6 +48,7 @@ class Bridges:
             *("--dhcp-option=option:dns-server,10.1.0.1", "--dhcp-option=option:domain-name,eco.test"),
             *(f"--dhcp-leasefile={self.leases}", f"--pid-file={self.directory}/dnsmasq.pid"),
         )
+        wait_for(lambda: ":67 " in self.device.run("ss", "-Hlun"), "dnsmasq to listen", DEADLINE_S)
 
     @property
     def leases(self) -> Path:
@@ -90,7 +91,10 @@ def machine(tmp_path: Path, bridges: Bridges) -> Iterator[Machine]:
     assert bridges.links() == {"lo", "bn1", "bn2"}
 
 
-def test_a_container_gets_its_address_and_answers_on_its_bridge(machine: Machine, bridges: Bridges) -> None:
+def test_a_container_gets_its_address_and_answers_on_its_bridge(
+    machine: Machine, bridges: Bridges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pillar.hypervisors.runc.LEASE_WAIT_S", DEADLINE_S)
     bridges.serve()
     spec = machine.spec(container.build("hello", 0).content, VifList=(VIF, OTHER_VIF))
     machine.backend.prepare(spec)
@@ -126,7 +130,8 @@ def test_an_address_client_that_was_killed_is_started_again(machine: Machine, br
     spec = machine.domain(SERVICE, VifList=(VIF,))
     machine.backend.prepare(spec)
     bridges.device.call(lambda: machine.backend.start(spec))
-    [first] = wait_for(lambda: clients(machine), "the client", DEADLINE_S)
+    # While it runs its script there are two for a moment.
+    [first] = wait_for(lambda: found if len(found := clients(machine)) == 1 else [], "the client", DEADLINE_S)
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: any(pid != first for pid in clients(machine)), "a new client", DEADLINE_S)
     bridges.device.call(lambda: machine.backend.stop(UUID, 0))

@@ -64,6 +64,7 @@ class Job:
     drives: list[Drive]
     clients: list[Client]
     stop_signal: str
+    lease_wait_s: float  # how long a start waits for its addresses; without a server it starts without
 
 
 class Bundle:

@@ -32,7 +32,6 @@ from contextlib import suppress
 from typing import Any
 
 RECORD_BYTES = 512
-LEASE_WAIT_S = 3.0  # how long a start waits for its addresses; without a server it starts without
 CLIENT_PAUSE_S = 2.0  # before an address client that ended is started again
 RUNC_TIMEOUT_S = 60.0
 CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 0x40000
@@ -155,7 +154,7 @@ class Shim:
         clients = self.job["clients"]
         for index in range(len(clients)):
             self.start_client(index)
-        deadline = time.monotonic() + LEASE_WAIT_S
+        deadline = time.monotonic() + self.job["lease_wait_s"]
         wanted = [client["lease"] for client in clients if client["expected"]]
         while not all(map(os.path.exists, wanted)) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -63,6 +63,7 @@ from pillar.locations import Locations
 INSTALL = Missing("runc is not installed: apt-get install runc")
 UNKNOWN_EXIT = "how it ended is not known: the process that watched it was ended too"
 STEP_TIMEOUT_S = 90.0  # runc gives up earlier
+LEASE_WAIT_S = 3.0
 SHIM_WAIT_S = 10.0  # for the parent's own cleaning up, after the container is dead
 LASTING = 'exec: "'  # in runc's words: about the program that the image names, and the same at every try
 
@@ -237,6 +238,7 @@ class RuncHypervisor:
             drives=[],
             clients=[],
             stop_signal="",
+            lease_wait_s=LEASE_WAIT_S,
         )
 
     def _claim(self, uuid: str) -> int:
