@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from typing import TypeVar
 import msgspec
 from support import wait_for
 
-from pillar.hypervisors import _cgroup
+from pillar.crashtest import processes
+from pillar.hypervisors import _cgroup, _proc
 from pillar.locations import Locations
 from pillar.pubsub import decode, encode
 from pillar.types.common import UUIDandVersion
@@ -22,6 +22,7 @@ from pillar.types.enums import SwState
 
 UUID = "6f1c0a3e-0000-4000-8000-000000000001"
 OTHER = "6f1c0a3e-0000-4000-8000-000000000002"
+PATIENCE_S = 60.0
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -53,6 +54,13 @@ class Device:
             stderr=subprocess.DEVNULL,
         )
 
+    def start_ready(self, *options: str) -> None:
+        """Start it and wait until it has read its tables and looked at what an earlier one left."""
+        told = self.where.agent_dir("domainmgr") / "AssignableAdapters" / "restarted"
+        before = told.read_bytes() if told.exists() else b""
+        self.start(*options)
+        wait_for(lambda: told.exists() and told.read_bytes() != before, "domainmgr to be ready", PATIENCE_S)
+
     def kill(self) -> None:
         assert self.manager is not None
         self.manager.kill()
@@ -63,8 +71,8 @@ class Device:
         """Nothing of it is left: domainmgr, the processes of its domains, their control groups."""
         if self.manager is not None:
             self.kill()
-        for pid in self.domains():
-            os.kill(pid, signal.SIGKILL)
+        while pids := self.domains():  # again: one may have forked, or begun, while it was being looked for
+            processes.kill(pids)
         for group in _cgroup.names(_cgroup.prefix(self.where.root, "qemu")):
             _cgroup.remove(group)
 
@@ -73,7 +81,9 @@ class Device:
         sha = hashlib.sha256(data).hexdigest()
         directory = self.where.downloads("appImg.obj", "verified") / sha
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"app.{sha}").write_bytes(data)
+        image = directory / f"app.{sha}"
+        if not image.exists():  # somebody may be reading it
+            image.write_bytes(data)
         return sha
 
     def want(self, config: DomainConfig) -> DomainConfig:
@@ -101,7 +111,7 @@ class Device:
         return self.read(DomainStatus, uuid) or DomainStatus()
 
     def until(
-        self, true: Callable[[DomainStatus], object], what: str, uuid: str = UUID, seconds: float = 20
+        self, true: Callable[[DomainStatus], object], what: str, uuid: str = UUID, seconds: float = PATIENCE_S
     ) -> DomainStatus:
         def look() -> DomainStatus | None:
             found = self.status(uuid)
@@ -114,12 +124,14 @@ class Device:
     def running(self, uuid: str = UUID) -> DomainStatus:
         return self.until(lambda status: status.State == SwState.RUNNING, "RUNNING", uuid)
 
-    def says(self, text: str, uuid: str = UUID, seconds: float = 20) -> None:
+    def says(self, text: str, uuid: str = UUID, seconds: float = PATIENCE_S) -> None:
         wait_for(lambda: text in self.output(uuid), f"{text!r} in the log of {uuid}", seconds)
 
     def output(self, uuid: str = UUID) -> str:
-        path = self.where.log(uuid)
-        return path.read_text(errors="replace") if path.exists() else ""
+        try:
+            return self.where.log(uuid).read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def holds(self, pid: int) -> bool:
         """Whether domainmgr has a pidfd of this process, as the kernel shows it."""
@@ -133,15 +145,14 @@ class Device:
 
     def domains(self) -> list[int]:
         """Every process that belongs to a domain of this root."""
-        mark = f"PILLAR_ECO_LOCK={self.where.root}/".encode()
-        found = []
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-            try:
-                if any(entry.startswith(mark) for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
-                    found.append(pid)
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
+        return [pid for pid in _proc.all_pids() if self._is_domain(pid)]
+
+    def _is_domain(self, pid: int) -> bool:
+        environment = _proc.environment(pid)
+        if any(environment):
+            return any(entry.startswith(f"PILLAR_ECO_LOCK={self.where.root}/".encode()) for entry in environment)
+        # While a process executes a program its environment is empty; the lock it has open stays open.
+        return any(path.startswith(f"{self.where.root}/") for path in _proc.open_files(pid, ".lock"))
 
 
 def eco(sha: str, uuid: str = UUID, *, activate: bool = True, version: str = "1", **disk: object) -> DomainConfig:

@@ -10,6 +10,7 @@ Only hardware that no test machine has is made up. The tree is the whole state: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -55,10 +56,11 @@ def snapshot(root: Path) -> dict[str, str]:
     found = {}
     for directory, names, files in os.walk(root):
         for path in (Path(directory, name) for name in [*names, *files]):
-            if path.is_symlink():
-                found[str(path.relative_to(root))] = os.readlink(path)
-            elif path.is_file():
-                found[str(path.relative_to(root))] = path.read_text()
+            with contextlib.suppress(FileNotFoundError):  # a domainmgr is changing it
+                if path.is_symlink():
+                    found[str(path.relative_to(root))] = os.readlink(path)
+                elif path.is_file():
+                    found[str(path.relative_to(root))] = path.read_text()
     return found
 
 

@@ -135,7 +135,7 @@ def test_a_domainmgr_that_is_told_to_end_leaves_its_ecos_running(device: Device)
     pid = device.running().DomainId
     assert device.manager is not None
     device.manager.terminate()
-    assert device.manager.wait(timeout=20) == 0
+    assert device.manager.wait(timeout=60) == 0
     assert device.domains() == [pid]
 
 
@@ -196,10 +196,11 @@ def test_whenever_domainmgr_is_killed_exactly_one_domain_runs_in_the_end(device:
     device.start()
     status = device.running()
     wait_for(lambda: device.domains() == [status.DomainId], "one process, and it is the published one")
-    assert device.output().count("up") == 1, "no kill made it start twice"
+    device.says("up")  # perhaps only the last domainmgr came so far
     device.want(but(config, Activate=False))
     device.until(lambda found: found.State == SwState.HALTED, "HALTED")
     assert device.domains() == []
+    assert device.output().count("up") == 1, "no kill made it start twice"
 
 
 RENAMES = "rename,renameat,renameat2"

@@ -93,9 +93,17 @@ def reached(device: Device, state: SwState, uuid: str = UUID) -> DomainStatus:
     return device.until(lambda status: status.State == state, state.name, uuid, PATIENCE_S)
 
 
-def bundles(device: Device) -> dict[str, IoBundle]:
-    table = device.read(AssignableAdapters, "global")
-    return {bundle.Name: bundle for bundle in (table.IoBundleList if table is not None else None) or ()}
+def shown(device: Device, name: str, *, away: bool) -> IoBundle:
+    """Wait until the table has this adapter so: handed over, or here."""
+
+    def look() -> IoBundle | None:
+        table = device.read(AssignableAdapters, "global")
+        bundles = (table.IoBundleList if table is not None else None) or ()
+        return next((one for one in bundles if one.Name == name and one.IsPCIBack == away), None)
+
+    found = wait_for(look, f"the table to show {name} {'handed over' if away else 'here'}", PATIENCE_S)
+    assert found is not None
+    return found
 
 
 def drivers(root: Path) -> list[str]:
@@ -119,20 +127,18 @@ def test_a_guest_has_its_adapters_from_boot_to_halt_whatever_happens_to_domainmg
         "usb-host,bus=usb.0,hostbus=1,hostport=2",
     ]
     assert drivers(root) == ["vfio-pci"] * 2
-    wait_for(lambda: bundles(device)["right"].IsPCIBack, "the table to show who has the card", PATIENCE_S)
-    right = bundles(device)["right"]
+    right = shown(device, "right", away=True)
     assert (right.Ifname, right.PciLong, right.UsedByUUID) == ("eth3", CARD[1], UUID)
 
     device.kill()
-    device.start(*options)
-    wait_for(lambda: device.read(AssignableAdapters, "global"), "domainmgr", PATIENCE_S)
+    device.start_ready(*options)
     assert reached(device, SwState.RUNNING).DomainId == pid
     assert drivers(root) == ["vfio-pci"] * 2
 
     device.want(but(config, Activate=False))
     reached(device, SwState.HALTED)
     assert snapshot(root) == before
-    wait_for(lambda: not bundles(device)["right"].IsPCIBack, "the table to show that it is back", PATIENCE_S)
+    shown(device, "right", away=False)
 
 
 @pytest.mark.usefixtures("_passing_qemu")

@@ -119,10 +119,7 @@ def kill_at_points(device: Device, space: Namespace, control: Control, vm: Domai
 def ready(device: Device, control: Control) -> None:
     """Start domainmgr and wait until it has looked at everything; its calls are counted from then on."""
     control.begin(plan(device))
-    told = device.where.agent_dir("domainmgr") / "AssignableAdapters" / "restarted"
-    before = told.read_bytes() if told.exists() else b""
-    device.start("--stop-grace", "0")
-    wait_for(lambda: told.exists() and told.read_bytes() != before, "domainmgr to be ready", PATIENCE_S)
+    device.start_ready("--stop-grace", "0")
     control.begin(plan(device))
 
 
