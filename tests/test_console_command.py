@@ -74,7 +74,7 @@ def test_in_a_pipe_input_goes_to_the_guest_and_its_answer_comes_back(attached: D
         assert process.stdout.read() == b""
         assert process.wait(PATIENCE_S) == 0
         process.stdout.close()
-    assert attached.output() == "uphellohello"
+    wait_for(lambda: attached.output() == "uphellohello", "QEMU's log, which it writes last", PATIENCE_S)
 
 
 def test_an_eco_without_a_console_or_an_unknown_one_is_an_error_with_its_reason(attached: Device) -> None:

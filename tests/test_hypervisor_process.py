@@ -19,6 +19,7 @@ import pytest
 from support import kernel_tells_of_reaped
 from support import wait_for as until
 
+from pillar.crashtest.processes import lives
 from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors, Phase
 from pillar.hypervisors._launched import UNKNOWN_EXIT, is_held
 from pillar.hypervisors.process import ProcessHypervisor
@@ -78,13 +79,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     machine.backend.stop(UUID, 0)
 
 
-def living(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_program_runs_in_its_own_session_and_writes_its_log(machine: Machine) -> None:
     pid = machine.run(machine.domain(SLEEPER))
     assert machine.backend.status(UUID).domain_id == pid
@@ -93,7 +87,7 @@ def test_a_program_runs_in_its_own_session_and_writes_its_log(machine: Machine) 
     assert json.loads(machine.lock.read_text())["pid"] == pid
     machine.backend.stop(UUID, 5)
     assert machine.phase() is Phase.GONE
-    assert not living(pid)
+    assert not lives(pid)
 
 
 def test_it_finds_its_name_its_user_data_and_its_arguments(machine: Machine) -> None:
@@ -169,8 +163,8 @@ def test_a_program_that_ignores_TERM_is_killed_after_the_grace_period_with_all_i
     began = time.monotonic()
     machine.backend.stop(UUID, 0.5)
     assert time.monotonic() - began >= 0.5
-    assert not living(pid)
-    assert not living(child)
+    assert not lives(pid)
+    assert not lives(child)
 
 
 def test_a_program_has_the_grace_period_to_end_in_order(machine: Machine) -> None:
@@ -201,7 +195,7 @@ def test_how_it_ended_is_known_to_who_adopted_it(machine: Machine, reaped: bool,
     later = ProcessHypervisor(machine.where)
     until(lambda: later.status(UUID).phase is Phase.RUNNING, "it is adopted")
     go.write_text("go\n")
-    until(lambda: not living(pid), "it ends")
+    until(lambda: not lives(pid), "it ends")
     if reaped:
         assert text in machine.backend.status(UUID).exit  # its parent is told, and then /proc no longer has it
         assert not Path(f"/proc/{pid}").exists()
@@ -224,7 +218,7 @@ def test_a_second_start_is_refused_and_names_the_first(machine: Machine) -> None
         ProcessHypervisor(machine.where).start(spec)  # another process would see the same
     with pytest.raises(HypervisorError, match="still running"):
         machine.backend.cleanup(UUID)
-    assert living(pid)
+    assert lives(pid)
 
 
 def test_another_domainmgr_adopts_it_and_is_told_when_it_ends(machine: Machine) -> None:
@@ -257,7 +251,7 @@ def test_a_program_that_closes_the_lock_is_still_found_and_not_started_twice(mac
     with pytest.raises(HypervisorError, match=f"pid {pid}"):
         other.start(spec)
     other.stop(UUID, 5)
-    assert not living(pid)
+    assert not lives(pid)
 
 
 @pytest.mark.parametrize("removed", ["run", "persist/process"])
@@ -273,7 +267,7 @@ def test_whatever_directory_is_removed_it_is_still_found_and_not_started_twice(m
     with pytest.raises(HypervisorError, match=f"pid {pid}"):
         other.start(spec)
     other.stop(UUID, 5)
-    assert not living(pid)
+    assert not lives(pid)
     assert other.status(UUID).phase is Phase.GONE
 
 
@@ -305,9 +299,9 @@ def test_what_a_program_leaves_behind_is_found_and_ended(machine: Machine) -> No
     machine.run(machine.domain("#!/bin/sh\nsetsid sleep 603 &\necho $!\n"))
     until(lambda: machine.phase() is Phase.GONE, "the main process ends")
     left = int(machine.output)
-    assert living(left)
+    assert lives(left)
     machine.backend.stop(UUID, 0)
-    assert not living(left)
+    assert not lives(left)
 
 
 def test_looking_whether_it_runs_leaves_the_lock_free_even_when_a_child_is_born_in_that_moment(tmp_path: Path) -> None:
@@ -438,7 +432,7 @@ def test_what_a_start_needs_is_on_the_disk_before_it_is_used(machine: Machine, t
             [*command, sys.executable, "-c", code, str(machine.where.root), *texts],
             check=True,
             stdout=subprocess.DEVNULL,
-            timeout=30,
+            timeout=100,
         )
     except FileNotFoundError:
         pytest.skip("strace is not installed")

@@ -24,6 +24,7 @@ from servers import needs
 from support import kernel_tells_of_reaped, wait_for
 
 from pillar.crashpoints import KILL, Control, Fault, Plan, points
+from pillar.crashtest.processes import lives
 from pillar.demo import container
 from pillar.hypervisors import CannotRun, DomainInfo, DomainSpec, HypervisorError, Hypervisors, Phase, _cgroup
 from pillar.hypervisors._shim import __file__ as SHIM
@@ -41,13 +42,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     machine.backend.stop(UUID, 0)
     machine.backend.cleanup(UUID)
     assert machine.leaves_nothing()
-
-
-def living(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_a_container_runs_on_its_own_and_stops_when_asked(machine: Machine) -> None:
@@ -224,10 +218,9 @@ def test_further_drives_are_mounted_out_of_the_hosts_sight(machine: Machine) -> 
     machine.says("Read-only file system")
     assert str(machine.data) not in Path("/proc/self/mountinfo").read_text()
     machine.backend.stop(UUID, 0)
+    wait_for(lambda: not _loops(image), "the loop device to be free", DEADLINE_S)
     shown = subprocess.run(["debugfs", "-R", "cat /note", image], capture_output=True, text=True, check=True).stdout
     assert shown == "kept\n"
-    loops = subprocess.run(["losetup", "-j", image], capture_output=True, text=True, check=True).stdout
-    wait_for(lambda: loops == "" or not _loops(image), "the loop device to be free", DEADLINE_S)
 
 
 def _loops(image: Path) -> str:
@@ -270,7 +263,7 @@ def test_a_container_outlives_the_process_that_watches_it(machine: Machine) -> N
     pid = machine.run(spec)
     os.kill(machine.parent, signal.SIGKILL)
     later = RuncHypervisor(machine.where)
-    wait_for(lambda: not living(machine.parent), "the parent's end", DEADLINE_S)
+    wait_for(lambda: not lives(machine.parent), "the parent's end", DEADLINE_S)
     assert later.status(UUID) == DomainInfo(Phase.RUNNING, domain_id=pid)
     with pytest.raises(HypervisorError, match="it runs already as process"):
         later.start(spec)
@@ -333,7 +326,7 @@ def test_left_overs_of_which_only_the_control_group_is_known_are_found_and_swept
     shutil.rmtree(machine.data)
     assert machine.backend.adopt() == {UUID}
     machine.backend.stop(UUID, 0)
-    assert not living(pid)
+    assert not lives(pid)
     assert machine.leaves_nothing()
 
 
@@ -420,6 +413,7 @@ def test_killed_at_any_moment_of_a_start_there_is_one_container_or_none(
     dice = random.Random(seed := random.randrange(1 << 30))
     print("seed", seed)
     for _ in range(40 if request.config.getoption("--full") else 5):
+        (machine.where.root / "begun").unlink(missing_ok=True)  # of the start before
         process = subprocess.Popen(starter)
         victim = dice.choice(["domainmgr", "parent", "runc", "domainmgr and parent"])
         _kill_after(machine, process, victim, dice.uniform(0, 0.35))
@@ -439,8 +433,7 @@ def test_killed_at_any_moment_of_a_start_there_is_one_container_or_none(
 def _kill_after(machine: Machine, process: "subprocess.Popen[bytes]", victim: str, delay_s: float) -> None:
     """Once the start has begun, wait a moment of this length, then kill."""
     begun = machine.where.root / "begun"
-    wait_for(lambda: begun.exists() or process.poll() is not None, "the start to begin", DEADLINE_S)
-    begun.unlink()
+    wait_for(begun.exists, "the start to begin", DEADLINE_S)
     time.sleep(delay_s)  # a different moment each time, which is the point
     if "domainmgr" in victim:
         process.kill()
