@@ -17,13 +17,17 @@ HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 RESOLVER, HOSTS_FILE, SCRIPT_FILE = "resolv.conf", "hosts", "on-lease"
 
 _SCRIPT = r"""
+# Each interface has a client, and what they learn goes into the same files.
+exec 9>"$HERE/on-lease.lock"
+$FLOCK 9
+
 set -f # what a server sends is text, no pattern
 
 case "$1" in
 deconfig)
     $IP link set "$interface" up
     $IP -4 address flush dev "$interface"
-    rm -f "$HERE/lease.$interface" "$HERE/resolver.$interface"
+    rm -f "$HERE/lease.$interface" "$HERE/address.$interface" "$HERE/resolver.$interface"
     ;;
 bound | renew)
     [ -z "$mtu" ] || $IP link set "$interface" mtu "$mtu"
@@ -48,8 +52,7 @@ bound | renew)
         [ -z "$domain" ] || printf 'search %s\n' "$domain"
         for server in $dns; do printf 'nameserver %s\n' "$server"; done
     } >"$HERE/resolver.$interface"
-    printf '%s\n' "$ip" >"$HERE/lease.$interface.new"
-    mv "$HERE/lease.$interface.new" "$HERE/lease.$interface"
+    printf '%s\n' "$ip" >"$HERE/address.$interface"
     ;;
 esac
 
@@ -58,10 +61,15 @@ set +f
 cat "$HERE"/resolver.eth* >"$HERE/resolv.conf" 2>/dev/null
 {
     printf '%s' "$HOSTS"
-    for lease in "$HERE"/lease.eth*[0-9]; do
-        [ ! -e "$lease" ] || printf '%s\t%s\n' "$(cat "$lease")" "$NAME"
+    for address in "$HERE"/address.eth*; do
+        [ ! -e "$address" ] || printf '%s\t%s\n' "$(cat "$address")" "$NAME"
     done
 } >"$HERE/hosts"
+
+# Last: a start waits for it, and the program finds the files whole.
+case "$1" in
+bound | renew) : >"$HERE/lease.$interface" ;;
+esac
 exit 0
 """
 
@@ -84,6 +92,7 @@ def script(name: str, here: Path) -> bytes:
         "#!/bin/sh",
         "# udhcpc calls this in the container's network namespace; what it learned is in the environment.",
         f"IP={shlex.quote(shlex.join(_program('ip')))}",
+        f"FLOCK={shlex.quote(shlex.join(_program('flock')))}",
         f"HERE={shlex.quote(str(here))}",
         f"NAME={shlex.quote(name)}",
         f"HOSTS={shlex.quote(HOSTS)}",

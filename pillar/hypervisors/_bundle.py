@@ -6,7 +6,7 @@
                                config.json  for runc
                                job.json     for the parent process: `Job`
                                user-data, meta-data, hostname, hosts, resolv.conf     mounted into the container
-                               on-lease, lease.eth<n>      its addresses, see _address
+                               on-lease, lease.eth<n> ...  its addresses, see _address
                                drives/<vdev>               where further drives are mounted, out of the host's sight
 
 Everything may be made again after a kill at any point. A tree is unpacked beside its place and renamed.
@@ -44,7 +44,10 @@ class Drive:
 
 @dataclass(frozen=True)
 class Client:
-    """What keeps one interface addressed. `lease` is there once it is; `expected` when a server can answer."""
+    """What keeps one interface addressed.
+
+    `lease` is there once the interface and the container's files have the address; `expected` when a server can answer.
+    """
 
     command: list[str]
     lease: str
@@ -117,7 +120,7 @@ class Bundle:
 
     def forget_leases(self) -> None:
         """A new start must not take an earlier run's addresses for its own."""
-        for pattern in ("lease.*", "resolver.*"):
+        for pattern in ("lease.*", "address.*", "resolver.*"):
             for path in self.directory.glob(pattern):
                 path.unlink(missing_ok=True)
 
