@@ -79,7 +79,9 @@ done
 if ! grep -q nopower /proc/cmdline; then
     for event in /sys/class/input/event*; do
         grep -q 'Power Button' $event/device/name || continue
-        (head -c 24 /dev/input/${event##*/} >/dev/null; echo GUEST-POWERDOWN; poweroff -f) &
+        exec 3</dev/input/${event##*/} # before it is said to be up: a press that nobody waits for is lost
+        (head -c 24 <&3 >/dev/null; echo GUEST-POWERDOWN; poweroff -f) &
+        exec 3<&-
     done
 fi
 echo GUEST-READY
