@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 AGENT_NAMES = tuple(entry.name for entry in AGENTS)
 SUPERVISOR = "pillar"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 LOG_LINES = 12  # of each log, in the message of a failed test
 CONFIG_NAME = "device.json"
 
@@ -186,7 +186,8 @@ class Device:
         return status
 
     def domain(self, key: str) -> DomainStatus:
-        """The status of the app's domain, which there must be."""
+        """The status of the app's domain, which there must be. Not older than what the app's own status tells."""
+        self.look()
         status = self.domains.get(key)
         assert status is not None, f"app {key} has no domain"
         return status

@@ -156,7 +156,7 @@ def test_a_container_in_a_file_outlives_domainmgr_and_its_end_is_told(device: De
     config["apps"][0]["restart"] = {"counter": 1}
     device.deploy(config)
     device.wait_running(app, seconds=PATIENCE_S)
-    assert device.starts(app) == 2
+    device.wait(lambda: device.starts(app) == 2, "the first line of its second life", PATIENCE_S)
     os.kill(device.domain(app).DomainId, signal.SIGKILL)
     device.wait_error(app, "the domain stopped by itself: it was ended by SIGKILL")
 

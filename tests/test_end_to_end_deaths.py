@@ -84,6 +84,7 @@ def test_a_killed_vm_and_a_killed_container_are_told_as_such_and_a_restart_puts_
         assert wired.processes(app) == [wired.domain(app).DomainId]
     assert apps.places() == places
     assert not {wired.domain(app).DomainId for app in apps.ids} & set(killed)
+    wired.says(apps.vm, "GUEST-ADDRESS", 2)  # it has its address, and answers, before it says so
     log = wired.where.log(apps.vm).read_text(errors="replace")
     assert log.count(f"GUEST-ADDRESS eth0 {places[apps.vm][1]}") == log.count("GUEST-ADDRESS") == 2
     wired.wait_no_difference()
@@ -97,9 +98,14 @@ def test_a_killed_dhcp_server_is_back_at_once_with_its_leases(apps: Apps) -> Non
     (killed,) = wired.kill_dnsmasqs()
     wired.wait(lambda: wired.dnsmasqs() not in ([], [killed]), "another dnsmasq", BOOT_S)
     (leases,) = (wired.where.agent_dir("zedrouter")).glob("dnsmasq.*.leases")
-    assert all(f" {mac} {address} " in leases.read_text() for mac, address in places.values())
+    wired.wait(
+        lambda: all(f" {mac} {address} " in leases.read_text() for mac, address in places.values()),
+        "the leases, which a new server writes anew",
+        BOOT_S,
+    )
     # The VM asks again, and has what it had.
     command = "udhcpc -i eth0 -n -q -t 30 -T 1 -s /bin/true 2>&1"
+    wired.connect(8023).close()  # the shell listens
     address = wired.wait_address("eth0")
     told = wired.lab.controller.call(lambda: ask_shell(address, 8023, command))
     assert f"lease of {places[apps.vm][1]} obtained" in told

@@ -80,13 +80,19 @@ class Lives:
         wired, app = self.wired, self.app
         self.count += 1
         wired.wait(
-            lambda: wired.is_running(app) and wired.domain(app).DomainId not in self._domains,
+            lambda: wired.is_running(app) and self._domain() not in self._domains,
             f"life {self.count}",
             2 * BOOT_S,
         )
-        self._domains.append(wired.domain(app).DomainId)
+        self._domains.append(self._domain())
         wired.says(app, "WRITTEN", self.count)
         wired.says(app, "GUEST-ADDRESS", self.count)
         told = [line for line in wired.where.log(app).read_text(errors="replace").splitlines() if "DISKS " in line]
         assert told[-1].endswith(f"DISKS {disks}"), told
         wired.wait_page(PAGE, "from a VM")
+
+    def _domain(self) -> int:
+        """0 while it has none: a purge removes it."""
+        self.wired.look()
+        status = self.wired.domains.get(self.app)
+        return int(status.DomainId) if status is not None else 0
