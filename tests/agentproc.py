@@ -32,7 +32,8 @@ class AgentProcess:
         self.process = subprocess.Popen(
             self.command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        eventually(lambda: log.exists() and log.read_text().count(" started, root") > before, f"{self.agent} is ready")
+        started = " started, root"
+        eventually(lambda: log.exists() and log.read_text().count(started) > before, f"{self.agent} is ready", 60)
         return self
 
     def kill(self) -> None:

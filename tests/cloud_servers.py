@@ -39,7 +39,7 @@ class Moto:
         self.endpoint = f"http://127.0.0.1:{self.port}"
         program = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = start(program, directory / "moto.log")
-        eventually(lambda: answers(self.port, "/moto-api/"), "moto answers", 40)
+        eventually(lambda: answers(self.port, "/moto-api/"), "moto answers", 60)
 
     def close(self) -> None:
         stop(self._process)

@@ -99,6 +99,7 @@ class Fault:
     endless: bool = False  # the body never ends
     drip_s: float = 0.0  # one byte, then so many seconds nothing, and so on
     times: int = 1  # for how many requests
+    unless: str = ""  # a request with this Authorization gets what comes next
 
 
 @dataclass
@@ -140,6 +141,7 @@ class FaultServer:
         self.seen: list[Seen] = []
         self.holding = threading.Event()
         self._release = threading.Event()
+        self._choosing = threading.Lock()
         owner = self
 
         class Handler(_FaultHandler):
@@ -221,14 +223,17 @@ class _FaultHandler(BaseHTTPRequestHandler):
         self._send_object(thing, fault, seen, start, status)
 
     def _next_fault(self, path: str) -> Fault:
-        faults = self.server_of_tests.faults.get(path, [])
-        if not faults or self.command == "HEAD":
-            return Fault()
-        fault = faults[0]
-        fault.times -= 1
-        if fault.times <= 0:
-            faults.pop(0)
-        return fault
+        login = self.headers.get("Authorization", "")
+        with self.server_of_tests._choosing:
+            faults = self.server_of_tests.faults.get(path, [])
+            mine = [fault for fault in faults if not fault.unless or fault.unless != login]
+            if not mine or self.command == "HEAD":
+                return Fault()
+            fault = mine[0]
+            fault.times -= 1
+            if fault.times <= 0:
+                faults.remove(fault)
+            return fault
 
     def _start_of(self, thing: Object, fault: Fault, seen: Seen) -> tuple[int, int]:
         if "range" not in seen.headers or fault.ignore_range:

@@ -49,8 +49,7 @@ def one(config: dict[str, Any], number: int = 0) -> tuple[dict[str, Any], str]:
 
 
 def pid(device: Device, app: str) -> int:
-    """The process of an app's domain, which is alive. The app's status may have been taken in before the domain's."""
-    device.look()
+    """The process of an app's domain, which is alive."""
     found = int(device.domain(app).DomainId)
     assert Path(f"/proc/{found}").exists()
     return found

@@ -24,6 +24,7 @@ from cloud_servers import REGION, Azurite, Moto, Radosgw, s3_client
 from countingproxy import CountingProxy
 from forker import Forker
 from servers import Nginx, eventually
+from support import stop
 
 from pillar.transports import Source, partfile
 from pillar.transports.pieces import PIECE_BYTES, Pieces
@@ -130,7 +131,7 @@ def killed_at(
         pid = forker.start(store.source, target, streams)
         assert store.proxy.wait_held(30), f"nothing more came at byte {point}"
         if at_once.random() < 0.5:
-            eventually(lambda point=point: present(target, size) == point, f"{point} bytes are written")
+            eventually(lambda point=point: present(target, size) == point, f"{point} bytes are written", 60)
         os.kill(pid, signal.SIGKILL)
         assert forker.ended()[0] == -signal.SIGKILL
         losses.append(had + store.proxy.passed - present(target, size))
@@ -178,9 +179,9 @@ def test_what_the_kernel_holds_for_a_process_that_lags_behind_is_bounded_too(
     """The server could send all of it at once; what the client's kernel takes from it is lost with the process."""
     large = _renamed(store.source, "large")
     store.proxy.allow(1 << 40)
-    pid = forker.start(large, tmp_path / "a", streams, bytes_per_s=4 * MIB)
+    pid = forker.start(large, tmp_path / "a", streams, bytes_per_s=MIB)  # half a minute, which nobody waits for
     eventually(lambda: present(tmp_path / "a", len(LARGE)) >= MIB, "it lags behind", 60)
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     taken = [-1]
 
     def full() -> bool:

@@ -280,7 +280,7 @@ def kill_at_each(points: list[int], device: ContainerDevice, registry: Registry,
             proxy.hold_at(point)
             key = device.want("one:v1")
             device.downloader.start()
-            eventually(proxy.holding.is_set, "the proxy holds")
+            eventually(proxy.holding.is_set, "the proxy holds", 60)
             if point % 2:  # the others are killed at once, with bytes in the kernel's and in the process's hands
                 eventually(lambda point=point: stored(device) >= point - OVERHEAD, "what came is on the disk")
             device.downloader.kill()

@@ -61,12 +61,14 @@ def fake(server: FaultServer, layout: Path, *, name: str = "one") -> str:
     return path
 
 
-def challenge(realm: str, service: str = "registry") -> Fault:
-    return Fault(status=401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="{service}",scope="x:y:z"'})
+def challenge(realm: str, token: str = "") -> Fault:
+    """What every request gets that does not bring this token."""
+    headers = {"WWW-Authenticate": f'Bearer realm="{realm}",service="registry",scope="x:y:z"'}
+    return Fault(status=401, headers=headers, times=99, unless=f"Bearer {token}")
 
 
-def typed(**headers: str) -> Fault:
-    return Fault(headers={"Content-Type": MANIFEST_TYPES[0], **headers})
+def typed() -> Fault:
+    return Fault(headers={"Content-Type": MANIFEST_TYPES[0]}, times=99)
 
 
 def test_a_token_of_the_registry_s_own_host_is_asked_for_with_the_login_and_used(
@@ -74,7 +76,7 @@ def test_a_token_of_the_registry_s_own_host_is_asked_for_with_the_login_and_used
 ):
     path = fake(fault_server, layout)
     fault_server.put("/token", b'{"token": "the.token"}')
-    fault_server.fault(path, challenge(fault_server.url("/token")), typed())
+    fault_server.fault(path, challenge(fault_server.url("/token"), "the.token"), typed())
     device.datastore(
         fault_server.url(""),
         ApiKey="me",
@@ -97,14 +99,13 @@ def test_a_token_server_elsewhere_gets_nothing_unless_the_datastore_names_it(
     try:
         elsewhere.put("/token", b'{"token": "a"}')
         path = fake(fault_server, layout)
-        fault_server.fault(path, Fault(status=401, headers=challenge(elsewhere.url("/token")).headers, times=1))
+        fault_server.fault(path, challenge(elsewhere.url("/token"), "a"), typed())
         device.datastore(fault_server.url(""), ApiKey="me", Password="pw")
         key = device.want("one:v1")
         device.downloader.start()
         text = device.error(key)
         assert f"docker://;realm=127.0.0.1:{elsewhere.port}@127.0.0.1:{fault_server.port}" in text
         assert elsewhere.seen == []
-        fault_server.faults[path] = [challenge(elsewhere.url("/token")), typed()]
         device.datastore(
             f"http://;realm=127.0.0.1:{elsewhere.port}@127.0.0.1:{fault_server.port}", ApiKey="me", Password="pw"
         )
@@ -141,24 +142,24 @@ def lie(kind: str, server: FaultServer, layout: Path) -> None:
         case "artifact":
             content["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json"
             server.put(path, json.dumps(content).encode())
-            server.fault(path, Fault(headers=typed().headers, times=99))
+            server.fault(path, typed())
         case "odd layer":
             content["layers"][0]["mediaType"] = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
             server.put(path, json.dumps(content).encode())
-            server.fault(path, Fault(headers=typed().headers, times=99))
+            server.fault(path, typed())
         case "odd digest":
             content["layers"][0]["digest"] = "sha256:../../../etc/passwd"
             server.put(path, json.dumps(content).encode())
-            server.fault(path, Fault(headers=typed().headers, times=99))
+            server.fault(path, typed())
         case "blob gone":
             del server.objects[blob]
         case "no token":
             server.put("/token", b"{}")
-            server.fault(path, Fault(status=401, headers=challenge(server.url("/token")).headers, times=99))
+            server.fault(path, challenge(server.url("/token")))
         case "token refused":
             server.fault("/token", Fault(status=403, times=99))
-            server.fault(path, Fault(status=401, headers=challenge(server.url("/token")).headers, times=99))
-    server.faults.setdefault(path, []).append(Fault(headers=typed().headers, times=99))
+            server.fault(path, challenge(server.url("/token")))
+    server.fault(path, typed())
 
 
 @pytest.mark.parametrize(

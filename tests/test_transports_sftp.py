@@ -241,7 +241,7 @@ def killed_at(proxy: CountingProxy, fields: dict[str, str], target: Path, point:
     proxy.hold_at(point)
     first = FetchProcess(fields, target)
     try:
-        eventually(lambda: proxy.holding.is_set() or first.process.poll() is not None, "the proxy holds")
+        eventually(lambda: proxy.holding.is_set() or first.process.poll() is not None, "the proxy holds", 60)
     finally:
         first.kill()
     proxy.release()
@@ -287,7 +287,7 @@ def test_a_killed_downloader_goes_on_where_it_stopped(sshd: Sshd, proxy: Countin
     proxy.hold_at(5 * MIB)
     try:
         agent.start()
-        assert proxy.holding.wait(20)
+        assert proxy.holding.wait(60)
         agent.kill()
         proxy.release()
         agent.start()
