@@ -197,6 +197,12 @@ def test_a_device_flushes_what_it_keeps_before_it_relies_on_it(
     for name, value in control.environment().items():
         monkeypatch.setenv(name, value)
     control.begin(Plan(root))
+    kept = ("checkpoint/*", "img/*", "status/*.json", "verifier/*", "downloads/*/verified/*")
+    names = [f"/persist/{name}" for name in kept]
+
+    def wrong() -> list[str]:
+        return unsafe(control.calls(), ["/persist/*"], names, ["/persist/status/*.json"])
+
     server = ImageServer()
     try:
         with Device(root) as device:
@@ -207,15 +213,17 @@ def test_a_device_flushes_what_it_keeps_before_it_relies_on_it(
             device.wait_running(app, seconds=60)
             device.deploy({**config, "apps": []})
             device.wait_gone(app)
+            try:
+                device.wait(lambda: not wrong(), "the last changes to be flushed")
+            except BaseException as error:
+                error.add_note("\n".join(wrong()))
+                raise
             calls = control.calls()
     finally:
         server.close()
     assert control.lost() == 0
     written = {call.path.split("/")[2] for call in calls if call.call == "rename" and call.path.startswith("/persist/")}
     assert written >= {"checkpoint", "downloads", "img", "status", "verifier"}, written
-    kept = ("checkpoint/*", "img/*", "status/*.json", "verifier/*", "downloads/*/verified/*")
-    names = [f"/persist/{name}" for name in kept]
-    assert unsafe(calls, ["/persist/*"], names, ["/persist/status/*.json"]) == []
 
 
 def test_what_a_failing_disk_would_not_let_go_is_removed_later(tmp_path: Path) -> None:

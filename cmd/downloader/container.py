@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace as copied
 from pathlib import Path
 
+from pillar.below import everything_below
 from pillar.imagestore import STAGES, Found, ImageStore
 from pillar.ociimage import MAX_DOCUMENT_BYTES, BrokenImage, Layout, NotAnImage
 
@@ -40,7 +41,7 @@ class Claims:
 def roots(store: ImageStore) -> Iterator[Path]:
     """Every file in the three stages that may be a root document. Lazy: a file that moves on meanwhile is met again."""
     for stage in STAGES:
-        for path in sorted(store.directory(stage).glob("*/*")):
+        for path in sorted(everything_below(store.directory(stage))):
             with contextlib.suppress(FileNotFoundError):
                 if path.is_file() and path.stat().st_size <= MAX_DOCUMENT_BYTES:
                     yield path

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pillar.below import everything_below
 from pillar.transports.partfile import every_part, is_part
 from pillar.types.common import kib
 from pillar.types.downloader import GlobalDownloadStatus
@@ -81,7 +82,7 @@ def sweep(pending: Path, wanted: Iterable[tuple[str, str]]) -> list[Path]:
         names |= {safename, *(path.name for path in every_part(Path(safename)))}
         digests.add(sha256)
     removed = []
-    for path in sorted(pending.glob("**/*"), reverse=True):  # a directory after what is in it
+    for path in sorted(everything_below(pending), reverse=True):  # a directory after what is in it
         if path.is_dir():
             with contextlib.suppress(OSError):  # not empty
                 path.rmdir()

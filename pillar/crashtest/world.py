@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pillar.agents import AGENTS
+from pillar.below import everything_below
 from pillar.controller.handed import JSON_NAME, hand_in
 from pillar.crashpoints import Control, Fault, Plan
 from pillar.crashtest import processes
@@ -204,7 +205,7 @@ def short_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    for path in directory.rglob("*"):
+    for path in everything_below(directory):
         with contextlib.suppress(FileNotFoundError):
             if path.is_file():
                 yield path

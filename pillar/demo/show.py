@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pillar.agents import AGENTS
+from pillar.below import everything_below
 from pillar.demo import device
 from pillar.demo.device import Onlooker, Seen
 from pillar.demo.images import ImageServer
@@ -252,8 +254,11 @@ end it:
 
     def _downloaded(self) -> int:
         """Bytes of the unfinished download on the disk."""
-        files = self.where.downloads("appImg.obj", "pending").rglob("*")
-        return sum(path.stat().st_size for path in files if path.is_file())
+        total = 0
+        for path in everything_below(self.where.downloads("appImg.obj", "pending")):
+            with contextlib.suppress(FileNotFoundError):  # complete, and taken by the verifier
+                total += path.stat().st_size if path.is_file() else 0
+        return total
 
     def _other_pid(self, agent: str, old: int) -> int:
         try:
