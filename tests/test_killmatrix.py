@@ -22,6 +22,8 @@ from pillar.terminal import Palette
 if TYPE_CHECKING:
     from pillar.killmatrix.plugin import KillMatrix
 
+pytestmark = pytest.mark.timeout(400)  # dozens of processes in each test: half a minute on a quiet machine
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 RIGHT, WRONG, ORDERS = EXAMPLES / "payments_right.py", EXAMPLES / "payments_wrong.py", EXAMPLES / "orders"
 
@@ -42,7 +44,7 @@ def test_the_wrong_example_is_found_and_its_story_is_told(tmp_path: Path) -> Non
     page = tmp_path / "matrix.html"
     command = [sys.executable, "-m", "pillar", "killmatrix", "--json", "--html", str(page), "-j", "2"]
     command += ["--input", str(ORDERS / "1-two-orders"), "--limit", "60", "--", *example(WRONG)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=380)
     assert done.returncode == 1, done.stderr
     matrix = json.loads(done.stdout)
     found = {result["kills"][0]: result for result in matrix["results"] if result["end"] == "differs"}
@@ -192,7 +194,7 @@ def test_another_agent_is_killed_too(tmp_path: Path) -> None:
     python = [sys.executable, "-S"]
     command = [sys.executable, "-m", "pillar", "killmatrix", "--json", "-j", "2", "--limit", "60"]
     command += ["--also", f"beside={' '.join(python)} {wrong}", "--", *python, str(right)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=380)
     assert done.returncode == 1, done.stderr
     ends = {result["kills"][0]: result["end"] for result in json.loads(done.stdout)["results"]}
     assert {point.split()[0] for point in ends} == {"agent", "beside"}
