@@ -74,8 +74,12 @@ class KeyQueue:
         except Exception:  # noqa: BLE001  the boundary of a key: the other keys must go on
             failures = self._failures.get(key, 0)
             wait = min(FIRST_RETRY_S * 2**failures, LAST_RETRY_S)
-            self._failures[key] = min(failures + 1, 16)
-            self._log.exception("%s: step failed, trying again in %.0f s", key, wait)
-            self.mark_later(key, wait)
+            # One that fails before its time, as something changed, does not tell how long the trouble lasts: a burst of
+            # changes while a disk is full for a second must not put the next try off by a minute.
+            if key not in self._later:
+                self._failures[key] = min(failures + 1, 16)
+            self.mark_later(key, wait)  # an earlier try stands
+            left = self._later[key].due - time.monotonic()
+            self._log.exception("%s: step failed, trying again in %.0f s", key, left)
         else:
             self._failures.pop(key, None)

@@ -274,6 +274,28 @@ def test_a_step_that_raises_is_logged_and_tried_again_while_the_others_go_on(loo
     assert "disk on fire" in caplog.text
 
 
+def test_a_burst_of_marks_does_not_put_the_next_try_off(loop, monkeypatch):
+    monkeypatch.setattr("pillar.keyqueue.FIRST_RETRY_S", 0.2)
+    tries = []
+
+    def step(key):
+        tries.append(time.monotonic())
+        if len(tries) <= 11:  # the last of them in its time
+            raise OSError("no space")
+        loop.stop()
+
+    def burst():
+        if len(tries) < 10:
+            queue.mark("k")
+            loop.call_soon(burst)
+
+    queue = KeyQueue(loop, step, LOG)
+    burst()
+    loop.call_later(30.0, lambda: loop.stop(1))
+    assert loop.run() == 0, "ten failures at once would put the second try off by 200 s"
+    assert len(tries) == 12
+
+
 def test_marked_for_later_the_earliest_time_counts(loop):
     steps = []
     queue = KeyQueue(loop, lambda key: (steps.append(key), loop.stop()), LOG)
