@@ -166,6 +166,36 @@ def test_a_call_fails_once_or_for_good_until_it_is_lifted(root: Path, control: C
     assert run(root, control).stdout == "done\n"
 
 
+def test_faults_that_are_armed_together_each_count_for_themselves_and_are_lifted_one_by_one(
+    root: Path, control: Control
+) -> None:
+    table = "/persist/status/hello/Greeting"
+    faults = (
+        Fault(Point("hello", "unlink", f"{table}/b.json", 1), fails(errno.EIO)),  # the last to come
+        Fault(Point("hello", "rename", f"{table}/never.json", 1), fails(errno.EIO)),
+        Fault(Point("hello", "write", f"{table}/.staging/record", 2), fails(errno.ENOSPC)),
+        Fault(Point("hello", "write", f"{table}/.staging/record", 3), fails(errno.EDQUOT)),
+    )
+    control.begin(plan(root, *faults)._replace(together=True))
+    said = run(root, control).stdout
+    assert control.happened(faults) == (faults[0], *faults[2:])
+    assert control.fired() == [call.result for call in control.calls()].count("E") == 3
+    assert [said.count(os.strerror(number)) for number in (errno.ENOSPC, errno.EDQUOT)] == [1, 1]
+
+    subprocess.run(["rm", "-rf", root / "device"], check=True)
+    (root / "device").mkdir()
+    full = Fault(Point("hello", "write", f"{table}/.staging/record", 1), fails_for_good(errno.ENOSPC))
+    broken = Fault(Point("hello", "create", "/from%20a%20thread", 1), fails_for_good(errno.EIO))
+    control.begin(plan(root, full, broken)._replace(together=True))
+    control.lift(0)  # before it comes: it fails once, and does not last
+    made = root / "device" / "from a thread"
+    assert run(root, control).stdout.count(os.strerror(errno.ENOSPC)) == 1
+    assert control.happened("fb") == ("f", "b") and not made.exists()
+    assert os.strerror(errno.EIO) in run(root, control).stderr, "that one lasts"
+    control.lift(1)
+    assert run(root, control).stdout == "done\n" and made.exists()
+
+
 def test_a_process_stops_or_waits_at_a_point(root: Path, control: Control) -> None:
     point = Point("hello", "mkdir", "/persist", 1)
     control.begin(plan(root, Fault(point, STOP)))

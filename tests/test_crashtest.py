@@ -8,17 +8,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from pillar.crashpoints import Call, Fault, Point
 from pillar.crashtest.boundaries import boundaries
-from pillar.crashtest.cases import Case, errors, mixed, pairs, spread, steady
+from pillar.crashtest.cases import Case, errors, in_common_runs, mixed, pairs, spread, steady
 from pillar.crashtest.journal import Journal
 from pillar.crashtest.keys import Keys, made_twice
 from pillar.crashtest.observer import legal
 from pillar.crashtest.report import write_report
-from pillar.crashtest.runner import Result
+from pillar.crashtest.runner import Result, run_together
+from pillar.crashtest.story import Outcome
 from pillar.crashtest.tree import differences, snapshot
 from pillar.types.eid import EIDStatus
 from pillar.types.enums import SwState
@@ -53,6 +55,68 @@ def test_cases_can_be_named_and_read_back() -> None:
     for wrong in ("zedmanager rename /x 1", "nowhere: zedmanager rename /x 1", "flow: zedmanager rename"):
         with pytest.raises(ValueError, match="is no"):
             Case.parse(wrong)
+    common = case._replace(together=True)
+    assert Case.parse(str(common)) == common != case
+    assert [Case.parse(str(smaller)) for smaller in common.without_one()] == common.without_one()
+
+
+def test_errors_that_share_a_run_do_not_get_in_one_another_s_way() -> None:
+    points = [
+        Point(agent, "write", f"/run/{agent}/{table}/.staging/record", n)
+        for agent in "abc"
+        for table in ("X", "Y", "Z")
+        for n in (1, 2)
+    ]
+    every = errors(points, 1)
+    runs = in_common_runs(every, 8)
+    assert sorted(str(case) for run in runs for case in run) == sorted(map(str, every))
+    assert max(map(len, runs)) == 6, "two of each agent"
+    for run in runs:
+        faults = [case.faults[0] for case in run]
+        assert len({fault.action.name for fault in faults}) == 1
+        assert len({(fault.point.agent, fault.point.path) for fault in faults}) == len(faults)
+        if faults[0].action.name == "errors":
+            assert len({fault.action.number for fault in faults}) == len(faults)
+    assert all(len(run) == 1 for run in in_common_runs(every, 1))
+    assert str(runs[0][0]) == str(every[0])
+
+
+def test_a_common_run_that_fails_is_halved_until_it_is_clear_which_case_it_is() -> None:
+    cases = [Case("flow", (Fault(POINT._replace(occurrence=n)),)) for n in range(1, 9)]
+    faults = [case.faults[0] for case in cases]
+
+    class Device:
+        """Stands for a device whose runs take no time: each fault of `bad`, or all of `pair` in one run, fail."""
+
+        def __init__(self, bad: set[Fault], pair: set[Fault], unreached: set[Fault]) -> None:
+            self.bad, self.pair, self.unreached = bad, pair, unreached
+            self.runs: list[int] = []
+
+        def run(self, case: Case, _expected: object) -> Outcome:
+            self.runs.append(len(case.faults))
+            wrong = self.bad & set(case.faults) or (self.pair and self.pair <= set(case.faults))
+            reached = tuple(fault for fault in case.faults if fault not in self.unreached or len(case.faults) == 1)
+            return Outcome(["is missing"] if wrong else [], reached, 1.0, [], {})
+
+        def close(self) -> None:
+            pass
+
+    def results(device: Device) -> dict[str, str]:
+        return {str(result.case): result.kind for result in run_together(cases, {}, cast(Any, device))}
+
+    device = Device(set(), set(), {faults[3]})
+    assert results(device) == {str(case): "ok" for case in cases}
+    assert device.runs == [8, 1], "the one that the common run did not come to is run alone"
+
+    device = Device({faults[5]}, set(), set())
+    assert [case for case, kind in results(device).items() if kind != "ok"] == [str(cases[5])]
+    assert device.runs == [8, 4, 4, 2, 1, 1, 1, 2], "a failure is run again"
+
+    told = results(Device(set(), {faults[2], faults[3]}, set()))
+    assert [kind for kind in told.values() if kind != "ok"] == ["lost"]
+    assert [case for case in told if case not in map(str, cases)] == [
+        "flow: " + " | ".join(map(str, faults[2:4])),
+    ], "it takes both"
 
 
 def test_only_points_that_each_run_came_to_are_kept_and_a_sample_has_each_kind_of_call() -> None:

@@ -48,7 +48,7 @@ def test_kills_that_follow_each_other_are_found_tried_and_read_back(core: Core) 
     assert {case.faults[1].point.agent for case in cases} == {"source", "worker"}
     twice = next(case for case in cases if str(case).endswith(again))
     outcome = core.run(twice.faults)
-    assert (outcome.problems, outcome.fired) == ([], 2)
+    assert (outcome.problems, len(outcome.happened)) == ([], 2)
     assert [case.faults[0].point for case in some_pairs(core, [first], 1, 2)] == [first, first]
 
 

@@ -3,7 +3,8 @@
     pillar crashtest --quick              a seeded sample, under two minutes
     pillar crashtest                      every point of every agent: flow, restart and first boot
     pillar crashtest --looks              right before a handler reads its record, where nothing is changed
-    pillar crashtest --errors             each call fails with each errno that it may meet, once and for a while
+    pillar crashtest --errors             each call fails with each errno that it may meet, once and for a while; eight
+                                          of these in one run, and if it fails, fewer until it is clear which
     pillar crashtest --pairs --runs 200   a second kill while the first one is being recovered from, or after it
     pillar crashtest --pairs --suite core every pair of kills of two tiny agents that use all of pillar.pubsub
     pillar crashtest --random --seed 7 --runs 200
@@ -12,8 +13,9 @@
     pillar crashtest --powercut --runs 50 switched off at some call, on again with what the disk may then hold
     pillar crashtest --at 'CASE'          one case again, as a failure prints it
 
-A case is `SUITE: AGENT CALL PATH OCCURRENCE[=FAULT]`, more faults behind ` & `. Faults: kill, error:ERRNO (once),
-errors:ERRNO (1.5 s long), delay:MS, delays:MS, stop, overflow, clock:SECONDS, supervisor (killed), second (supervisor).
+A case is `SUITE: AGENT CALL PATH OCCURRENCE[=FAULT]`, more faults behind ` & `, or behind ` | ` if they are armed at
+once and not one after another. Faults: kill, error:ERRNO (once), errors:ERRNO (1.5 s long), delay:MS, delays:MS, stop,
+overflow, clock:SECONDS, supervisor (killed), second (supervisor).
 The suites: `flow` (deploy, restart, purge, deactivate, activate, undeploy, two apps that share an image, one of them
 with a bad signature), `restart` (an agent is killed while the apps run, and again at each point of its start), `boot`
 (an agent's first start, alone), `core` (two tiny agents that only publish and follow tables).
@@ -55,6 +57,7 @@ QUICK_PAIRS = 4  # of the core
 QUICK_LOOKS, QUICK_ERRORS, QUICK_MIXED, QUICK_CUTS = 2, 2, 1, 1
 EXIT_INTERRUPTED = 130
 RUNS = 100
+TOGETHER, MOST_TOGETHER = 8, 16
 QUICK_AGENTS = 1  # whose starts are looked at; the flow has all
 
 
@@ -63,6 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", metavar="CASE", type=_case, action="append", help="only this case (may be repeated)")
     parser.add_argument("--looks", action="store_true", help="kills between handlers, where nothing is changed")
     parser.add_argument("--errors", action="store_true", help="calls that fail, instead of kills")
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=TOGETHER,
+        choices=range(1, MOST_TOGETHER + 1),
+        metavar="N",
+        help=f"errors: up to N in one run, if it fails fewer (default {TOGETHER}; 1: each alone)",
+    )
     parser.add_argument("--pairs", action="store_true", help="two kills a run")
     parser.add_argument("--random", action="store_true", help="runs with faults of every kind")
     parser.add_argument("--powercut", action="store_true", help="starts on what a power cut may leave of /persist")
@@ -100,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     journal = Journal(args.journal)
     known = journal.read()
     results = [known[str(case)] for case in wanted if str(case) in known]
+    results += [result for result in known.values() if result.case.together and result.case not in wanted]
     progress.begin(len(wanted), results)
 
     def told(result: Result) -> None:
@@ -109,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
 
     interrupted = False
     try:
-        run_all([case for case in wanted if str(case) not in known], recorded.tree, args.jobs, authority, told)
+        left = [case for case in wanted if str(case) not in known]
+        runs = cases.in_common_runs(left, args.together) if args.errors else [[case] for case in left]
+        run_all(runs, recorded.tree, args.jobs, authority, told)
     except KeyboardInterrupt:
         interrupted = True  # what was found so far is told all the same
     progress.end()

@@ -10,7 +10,8 @@
 A point is agent, call, path and occurrence (`Point`). The path is below the root, labels stand for what the caller
 knows (app UUIDs, hashes), marks for what chance made (`<uuid>`, `<hash>`, `<number>`, `<tmp>`). The occurrence counts
 equal calls with equal paths in one process since `begin`, or since the fault before it fired: each further fault of
-a plan counts from there, in whatever process is that agent then.
+a plan counts from there, in whatever process is that agent then. In a plan whose faults are armed together each counts
+from `begin`.
 
 `begin` may be called while the agents run: counts start anew, so one device serves for many runs.
 

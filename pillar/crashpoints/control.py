@@ -3,7 +3,7 @@
 shim.so     compiled from shim.c
 agents      name and word: a process that has the word among its arguments is this agent
 plan.<n>    what is to happen in epoch n
-state       memory shared by all: epoch, faults fired, faults lifted, calls lost, seconds that
+state       memory shared by all: epoch, faults fired, faults lifted (a bit each), calls lost, seconds that
                 the wall clock is off, bytes of trace used, its size, trace
 """
 
@@ -14,16 +14,19 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from pillar.crashpoints.plan import Plan
 from pillar.crashpoints.points import Call, parse_trace
 
+T = TypeVar("T")
+
 TRACE_BYTES: Final = 64 * 1024 * 1024  # sparse: only what is used takes memory
 _HEAD: Final = struct.Struct("<IIIIqQQ")
+_ALL: Final = 0xFFFFFFFF
 _EPOCH, _FIRED, _LIFTED, _LOST, _CLOCK, _USED = 0, 4, 8, 12, 16, 24
 
 
@@ -85,11 +88,17 @@ class Control:
 
     def fired(self) -> int:
         """How many of the plan's faults have happened."""
-        return self._number(_FIRED)
+        return self._number(_FIRED).bit_count()
 
-    def lift(self) -> None:
-        """End all faults that hold for good."""
-        struct.pack_into("<I", self._state, _LIFTED, 1)
+    def happened(self, faults: Sequence[T]) -> tuple[T, ...]:
+        """Which of these have; they are those of the plan, or stand for them in their order."""
+        bits = self._number(_FIRED)
+        return tuple(fault for place, fault in enumerate(faults) if bits >> place & 1)
+
+    def lift(self, place: int | None = None) -> None:
+        """End the fault at this place of the plan, which holds for good; without a place, all and those to come."""
+        bits = _ALL if place is None else self._number(_LIFTED) | 1 << place
+        struct.pack_into("<I", self._state, _LIFTED, bits)
 
     def set_clock(self, seconds: int) -> None:
         """From now on the agents see the wall clock off by so much, until `begin`; the monotonic one goes on."""

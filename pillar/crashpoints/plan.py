@@ -108,7 +108,8 @@ class Plan(NamedTuple):
     root: Path  # only what happens below it is counted
     labels: Mapping[str, str] = {}  # text in a path -> what stands for it; the first that fits
     ignore: tuple[tuple[str, str], ...] = ()  # (call or *, fnmatch pattern of the path): not counted at all
-    faults: tuple[Fault, ...] = ()  # one after another: the second is looked for once the first has fired
+    faults: tuple[Fault, ...] = ()  # one after another: the second is looked for once the first has fired; 32 at most
+    together: bool = False  # all are looked for from the beginning, and each counts for itself
     with_data: bool = False  # have the trace hold what was written, and where in the file
     plain_names: bool = False  # paths without labels and marks: for building the files again, not for naming points
 
@@ -118,6 +119,7 @@ class Plan(NamedTuple):
             f"root\t{os.path.realpath(self.root)}",
             f"data\t{int(self.with_data)}",
             f"plain\t{int(self.plain_names)}",
+            f"together\t{int(self.together)}",
         ]
         lines += [f"label\t{text}\t{label}" for text, label in self.labels.items()]
         lines += [f"ignore\t{call}\t{pattern}" for call, pattern in self.ignore]

@@ -3,7 +3,7 @@
  * Loaded with LD_PRELOAD by pillar/crashpoints/control.py, which explains the files in PILLAR_CRASHPOINTS:
  *   agents      "name<TAB>word": a process with that argument is that agent (or PILLAR_CRASHPOINTS_AGENT names it)
  *   plan.<n>    of epoch n: root, labels, what to leave out, the faults
- *   state       shared by all processes: the epoch, how many faults fired, the wall clock, and the trace
+ *   state       shared by all processes: the epoch, which faults fired and were lifted (bits), the wall clock, the trace
  * Counts are per process and start anew with each epoch and each fired fault. A call is counted and may be faulted
  * before it happens, and its result is noted behind it. Children (vfork, fork) do not count: they are not the agent.
  */
@@ -38,7 +38,7 @@
 enum { NAME = 1, WRITE = 2, OPEN = 4, SYNC = 8, LOCK = 16, SEND = 32, SPAWN = 64, LOOK = 128, ATTRIBUTE = 256 };
 
 struct shared {
-    _Atomic uint32_t epoch, fired, lifted, lost;
+    _Atomic uint32_t epoch, fired, lifted, lost; /* of faults: a bit each */
     _Atomic int64_t clock; /* seconds that the wall clock is off */
     _Atomic uint64_t used;
     uint64_t size;
@@ -56,10 +56,10 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Of the present epoch, under the lock. */
 static uint32_t epoch, counted_since;
-static long matched;
+static long matched[FAULTS];
 static char root[PATH_MAX];
 static size_t root_length;
-static int with_data, plain_names;
+static int with_data, plain_names, together;
 static struct fault faults[FAULTS];
 static int fault_count;
 static struct label labels[LABELS];
@@ -85,9 +85,9 @@ static void load_plan(uint32_t number) {
     static char text[256 * 1024];
     char path[PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/plan.%u", control, number);
-    fault_count = label_count = ignored_count = with_data = plain_names = 0;
+    fault_count = label_count = ignored_count = with_data = plain_names = together = 0;
     root_length = 0;
-    matched = 0;
+    memset(matched, 0, sizeof matched);
     counted_since = 0;
     epoch = number;
     if (slurp(path, text, sizeof text) < 0) return;
@@ -103,6 +103,8 @@ static void load_plan(uint32_t number) {
             with_data = atoi(word[1]);
         } else if (words >= 2 && !strcmp(word[0], "plain")) {
             plain_names = atoi(word[1]);
+        } else if (words >= 2 && !strcmp(word[0], "together")) {
+            together = atoi(word[1]);
         } else if (words >= 3 && !strcmp(word[0], "label") && label_count < LABELS) {
             copy(labels[label_count].text, sizeof labels->text, word[1]);
             copy(labels[label_count++].as, sizeof labels->as, word[2]);
@@ -315,29 +317,28 @@ static int step_at(struct event *e, const char *call, int kind, const char *path
         if ((!strcmp(ignored[i].as, "*") || !strcmp(ignored[i].as, call)) && !fnmatch(ignored[i].text, name, 0)) goto out;
     e->result = note(now, call, name, other, with_data ? data : NULL, size);
     uint32_t fired = atomic_load(&shared->fired);
-    if (fired != counted_since) { counted_since = fired; matched = 0; }
-    for (uint32_t i = 0; i < fired && i < (uint32_t)fault_count; i++) { /* those for good */
+    if (fired != counted_since && !together) { counted_since = fired; memset(matched, 0, sizeof matched); }
+    for (int i = 0; i < fault_count; i++) { /* those for good */
         struct fault *f = &faults[i];
-        if (atomic_load(&shared->lifted) || strcmp(f->agent, agent) || !allowed(f, kind)) continue;
+        if (!((fired & ~atomic_load(&shared->lifted)) >> i & 1) || strcmp(f->agent, agent) || !allowed(f, kind)) continue;
         if (!strcmp(f->action, "errors")) {
             static long every;
             if (f->number == EINTR && every++ % 2) continue; /* a signal a call, not a call that never ends */
             e->fails = f->number;
         } else if (!strcmp(f->action, "delays")) { what = 'd'; number = f->number; }
     }
-    if (!e->fails && fired < (uint32_t)fault_count) {
-        struct fault *f = &faults[fired];
+    for (int i = 0; i < fault_count && (together || !e->fails); i++) { /* whose call this may be: the next one, or all */
+        struct fault *f = &faults[i];
+        if (fired >> i & 1) continue;
         int fits = !strcmp(f->agent, agent) && (!strcmp(f->call, "*") ? allowed(f, kind) : !strcmp(f->call, call))
             && (!strcmp(f->path, "*") || !strcmp(f->path, name));
-        if (fits && ++matched == f->occurrence) {
-            uint32_t expected = fired;
-            if (atomic_compare_exchange_strong(&shared->fired, &expected, fired + 1)) {
-                if (!strcmp(f->action, "kill")) { if (e->result) *e->result = 'K'; die(); }
-                else if (!strcmp(f->action, "stop")) what = 's';
-                else if (!strncmp(f->action, "error", 5)) { if (allowed(f, kind)) e->fails = f->number; }
-                else if (!strncmp(f->action, "delay", 5)) { what = 'd'; number = f->number; }
-            }
+        if (fits && ++matched[i] == f->occurrence && !(atomic_fetch_or(&shared->fired, 1u << i) >> i & 1)) {
+            if (!strcmp(f->action, "kill")) { if (e->result) *e->result = 'K'; die(); }
+            else if (!strcmp(f->action, "stop")) what = 's';
+            else if (!strncmp(f->action, "error", 5)) { if (allowed(f, kind)) e->fails = f->number; }
+            else if (!strncmp(f->action, "delay", 5)) { what = 'd'; number = f->number; }
         }
+        if (!together) break;
     }
     if (e->fails && e->result) *e->result = 'E';
 out:

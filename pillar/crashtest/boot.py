@@ -55,7 +55,7 @@ class Boots:
         if not problems:
             problems = differences(self._expected[agent], self._tree())
         calls = self._control.calls()
-        return Outcome(problems, self._control.fired(), time.monotonic() - began, calls, {})
+        return Outcome(problems, self._control.happened(faults), time.monotonic() - began, calls, {})
 
     def _last_words(self, agent: str) -> str:
         log = Locations(self._root).log(agent)

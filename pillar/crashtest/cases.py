@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
@@ -16,6 +16,9 @@ from pillar.crashpoints.plan import ATTRIBUTE, ERRORS, LOCK, NAME, OPEN, SEND, S
 # pillar.pubsub that writes, see core.py.
 SUITES = ("flow", "restart", "boot", "core")
 CUT = "cut"  # power cuts, see cuts.py
+MOST_OF_AN_AGENT = 2  # errors in a common run
+MOST_LASTING = 6  # each holds up its agent for a while
+OPEN_RUNS = 200  # that more cases are looked for
 
 
 class Case(NamedTuple):
@@ -23,23 +26,28 @@ class Case(NamedTuple):
 
     suite: str
     faults: tuple[Fault, ...]
+    together: bool = False  # armed all at once; else one after another
 
     def __str__(self) -> str:
-        return " & ".join([f"{self.suite}: {self.faults[0]}", *map(str, self.faults[1:])])
+        between = " | " if self.together else " & "
+        return between.join([f"{self.suite}: {self.faults[0]}", *map(str, self.faults[1:])])
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`SUITE: POINT[=ACTION] [& POINT[=ACTION] ...]`. Raises ValueError."""
+        """`SUITE: POINT[=ACTION] [& POINT[=ACTION] ...]`, with `|` if armed together. Raises ValueError."""
         suite, colon, rest = text.partition(":")
         if not colon or suite not in (*SUITES, CUT):
             raise ValueError(f"{text!r} is no case: expected SUITE: POINT[=ACTION] [& ...], SUITE one of {SUITES}")
-        return cls(suite, tuple(Fault.parse(words.strip()) for words in rest.split(" & ")))
+        together = " | " in rest
+        words = rest.split(" | " if together else " & ")
+        return cls(suite, tuple(Fault.parse(text.strip()) for text in words), together)
 
     def without_one(self) -> list[Self]:
         """The same with one fault less, in every way: what is tried to find the fewest that fail."""
         if len(self.faults) == 1:
             return []
-        return [self._replace(faults=self.faults[:n] + self.faults[n + 1 :]) for n in range(len(self.faults))]
+        fewer = [self.faults[:n] + self.faults[n + 1 :] for n in range(len(self.faults))]
+        return [self._replace(faults=faults, together=self.together and len(faults) > 1) for faults in fewer]
 
 
 def steady(recordings: Sequence[Iterable[Point]]) -> tuple[list[Point], int]:
@@ -82,6 +90,43 @@ def errors(points: Iterable[Point], seed: int) -> list[Case]:
         for number, action in enumerate(chance.sample(failures, len(failures))):
             rounds[number].append(Case("flow", (Fault(point, action),)))
     return [case for _, cases in sorted(rounds.items()) for case in chance.sample(cases, len(cases))]
+
+
+def in_common_runs(cases: Iterable[Case], most: int) -> list[list[Case]]:
+    """Cases of one error each, shared out to runs in which up to `most` of them are armed; nearly in their order.
+
+    A run has errors that come once, or errors that last; at most two of an agent, in different directories, so that one
+    hardly shifts the count of the other's calls; and of those that last one of each errno, as a log line has to tell of
+    it.
+    """
+    found: list[list[Case]] = []
+    open_runs: deque[list[Case]] = deque(maxlen=OPEN_RUNS)
+    for case in cases:
+        run = next((run for run in open_runs if _goes_with(case, run)), None)
+        if run is None:
+            found.append(run := [])
+            open_runs.append(run)
+        run.append(case)
+        if len(run) >= (most if case.faults[0].action.name == "error" else min(most, MOST_LASTING)):
+            open_runs.remove(run)
+    return found
+
+
+def _goes_with(case: Case, run: Sequence[Case]) -> bool:
+    point, action = case.faults[0]
+    others = [other.faults[0] for other in run]
+    if any(other.action.name != action.name for other in others):
+        return False
+    if action.name == "errors" and any(other.action == action for other in others):
+        return False
+    same = [other.point for other in others if other.point.agent == point.agent]
+    return len(same) < MOST_OF_AN_AGENT and all(_directory(other) != _directory(point) for other in same)
+
+
+def _directory(point: Point) -> str:
+    """Of the table, or whatever else the path is in."""
+    path, staged, _ = point.path.partition("/.")
+    return path if staged else path.rpartition("/")[0]
 
 
 def pairs(record: Mapping[str, Sequence[Point]], seed: int, count: int) -> list[Case]:

@@ -84,7 +84,7 @@ class Core:
             self.record()
         for _ in range(RETRIES):
             outcome = self._once(faults)
-            if outcome.problems or outcome.fired == len(faults):
+            if outcome.problems or outcome.happened == faults:
                 break
         return outcome
 
@@ -96,16 +96,16 @@ class Core:
             self._rest(len(faults), self.expected)
         except Stuck as stuck:
             problems.append(f"stuck: {stuck}")
-        calls, fired, tree = self._control.calls(), self._control.fired(), self._tree()
+        calls, happened, tree = self._control.calls(), self._control.happened(faults), self._tree()
         self._end()
-        victims = [fault.point.agent for fault in faults[:fired]]
+        victims = [fault.point.agent for fault in happened]
         problems += differences(self.expected, tree)
         problems += self._wrong_effects(victims.count("worker"))
         problems += [f"worker is told again of {line}" for line in self._told_again()]
         for agent, count in self._starts.items():
             if (died := count - 1) != victims.count(agent):
                 problems.append(f"{agent} died {died} times, killed {victims.count(agent)} times")
-        return Outcome(problems, fired, time.monotonic() - began, calls, tree)
+        return Outcome(problems, happened, time.monotonic() - began, calls, tree)
 
     # ---- processes
 

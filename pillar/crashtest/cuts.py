@@ -60,7 +60,7 @@ class Cuts:
             except Stuck as stuck:
                 problems.append(f"stuck: {stuck}")
             problems += _wrong(world, calls)
-        return story.Outcome(problems, 1, time.monotonic() - began, [], {})
+        return story.Outcome(problems, faults, time.monotonic() - began, [], {})
 
     def _record(self) -> list[DiskCall]:
         with short_directory() as directory, World(Path(directory), self._authority) as world:

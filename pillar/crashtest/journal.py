@@ -28,7 +28,12 @@ class Journal:
                 if entry["version"] == self._version:
                     case = Case.parse(entry["case"])
                     found[str(case)] = Result(
-                        case, entry["problems"], entry["fired"], entry["seconds"], entry.get("again")
+                        case,
+                        entry["problems"],
+                        entry["fired"],
+                        entry["seconds"],
+                        entry.get("again"),
+                        entry.get("armed", 1),
                     )
             except (ValueError, KeyError):
                 continue
@@ -46,6 +51,7 @@ class Journal:
             "fired": result.fired,
             "seconds": round(result.seconds, 2),
             "again": result.again,
+            "armed": result.armed,
         }
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")

@@ -38,36 +38,36 @@ class Meddler:
         self._where = where
         self._faults = faults
         self._up = up  # starts another supervisor
-        self._seen = 0
+        self._seen: set[int] = set()  # places of faults that happened
         self._waking: list[tuple[float, int]] = []  # when, which process
-        self._lift_at = 0.0
+        self._lifting: list[tuple[float, int]] = []  # when, the place of which fault
 
     @property
     def holds(self) -> bool:
         """Something is still to be ended."""
-        return bool(self._waking or self._lift_at) or self._seen < self._control.fired()
+        return bool(self._waking or self._lifting) or len(self._seen) < self._control.fired()
 
     def look(self) -> None:
         """See what has fired since, and whose time is over."""
-        fired = self._control.fired()
-        while self._seen < fired:
-            fault = self._faults[self._seen]
-            self._seen += 1
-            self._happened(fault)
+        for place in self._control.happened(range(len(self._faults))):
+            if place not in self._seen:
+                self._seen.add(place)
+                self._happened(place, self._faults[place])
         now = time.monotonic()
         for due, pid in list(self._waking):
             if now >= due:
                 self._waking.remove((due, pid))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
-        if self._lift_at and now >= self._lift_at:
-            self._lift_at = 0.0
-            self._control.lift()
+        for due, place in list(self._lifting):
+            if now >= due:
+                self._lifting.remove((due, place))
+                self._control.lift(place)
 
-    def _happened(self, fault: Fault) -> None:
+    def _happened(self, place: int, fault: Fault) -> None:
         name = fault.action.name
         if name in ("errors", "delays"):
-            self._lift_at = time.monotonic() + HOLDS_S
+            self._lifting.append((time.monotonic() + HOLDS_S, place))
         if not fault.action.outside:
             return
         # Not the pid file: it may be the very thing that the agent is about to write.

@@ -49,7 +49,7 @@ class Restarts:
             pass  # a point that this start did not come to is told by `fired`
         victims = [
             agent,
-            *(fault.point.agent for fault in faults[: world.control.fired()] if fault.action.name == "kill"),
+            *(fault.point.agent for fault in world.control.happened(faults) if fault.action.name == "kill"),
         ]
         try:
             for victim in set(victims):
@@ -68,7 +68,9 @@ class Restarts:
             if (died := count - restarts.get(name, 0)) != victims.count(name):
                 problems.append(f"{name} died {died} times, killed {victims.count(name)} times")
         problems += world.tracebacks()
-        return story.Outcome(problems, world.control.fired(), time.monotonic() - began, world.control.calls(), tree)
+        return story.Outcome(
+            problems, world.control.happened(faults), time.monotonic() - began, world.control.calls(), tree
+        )
 
     def _kill(self, agent: str, times: int) -> None:
         before = self.world.observer.restarts().get(agent, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ class Result(NamedTuple):
     fired: int
     seconds: float
     again: bool | None = None  # a failure was run again on a fresh device: did it fail there too?
+    armed: int = 1  # cases in the same run, this one counted
 
     @property
     def kind(self) -> str:
@@ -137,7 +138,7 @@ class Device:
             return self.core().run(case.faults)
         if case.suite == "restart":
             return self.restarts().run(case.faults)
-        return story.run(self.world(), case.faults, expected)
+        return story.run(self.world(), case.faults, expected, together=case.together)
 
 
 def record(
@@ -181,12 +182,12 @@ def record(
 
 
 def run_all(
-    cases: Iterable[Case], expected: Tree, jobs: int, authority: Authority, told: Callable[[Result], None]
+    runs: Iterable[Sequence[Case]], expected: Tree, jobs: int, authority: Authority, told: Callable[[Result], None]
 ) -> None:
-    """Every case, on so many devices at once; `told` is called from the workers, one at a time."""
-    waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
-    for case in cases:
-        waiting.put(case)
+    """Every run of one or more cases, on so many devices at once; `told` is called from the workers, one at a time."""
+    waiting: queue.SimpleQueue[Sequence[Case]] = queue.SimpleQueue()
+    for cases in runs:
+        waiting.put(cases)
     lock, ends = threading.Lock(), threading.Event()
     errors: list[BaseException] = []
 
@@ -194,9 +195,9 @@ def run_all(
         device = Device(authority)
         try:
             while not ends.is_set():
-                result = run_one(waiting.get_nowait(), expected, device)
-                with lock:
-                    told(result)
+                for result in run_together(waiting.get_nowait(), expected, device):
+                    with lock:
+                        told(result)
         except queue.Empty:
             pass
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again where somebody waits
@@ -231,16 +232,46 @@ def run_all(
         raise errors[0]
 
 
+def run_together(cases: Sequence[Case], expected: Tree, device: Device) -> Iterator[Result]:
+    """The results of cases that share a run: if it fails, of each half, and so on; alone if it did not come to one.
+
+    A run that fails and whose halves do not has a result of its own.
+    """
+    if len(cases) == 1:
+        yield run_one(cases[0], expected, device)
+        return
+    whole = Case(cases[0].suite, tuple(case.faults[0] for case in cases), together=True)
+    outcome = _run(whole, expected, device)
+    if not outcome.problems:
+        for case in cases:
+            if case.faults[0] in outcome.happened:
+                yield Result(case, [], 1, outcome.seconds / len(cases), armed=len(cases))
+            else:
+                yield run_one(case, expected, device)
+        return
+    device.close()
+    middle = len(cases) // 2
+    fails = False
+    for half in (cases[:middle], cases[middle:]):
+        for result in run_together(half, expected, device):
+            fails = fails or bool(result.problems)
+            yield result
+    if not fails:
+        again = _run(whole, expected, device)
+        device.close()
+        yield Result(whole, outcome.problems, len(outcome.happened), outcome.seconds, bool(again.problems))
+
+
 def run_one(case: Case, expected: Tree, device: Device) -> Result:
     """One case; a failure is run again on a fresh device, to tell a bug from what another one has left."""
     outcome = _run(case, expected, device)
     if not outcome.problems:
-        return Result(case, [], outcome.fired, outcome.seconds)
+        return Result(case, [], len(outcome.happened), outcome.seconds)
     device.close()
     again = _run(case, expected, device)
     if again.problems:
         device.close()
-    return Result(case, outcome.problems, outcome.fired, outcome.seconds, bool(again.problems))
+    return Result(case, outcome.problems, len(outcome.happened), outcome.seconds, bool(again.problems))
 
 
 def shrink(case: Case, expected: Tree, device: Device) -> Case:
@@ -257,4 +288,4 @@ def _run(case: Case, expected: Tree, device: Device) -> story.Outcome:
     try:
         return device.run(case, expected)
     except Stuck as stuck:
-        return story.Outcome([f"stuck: {stuck}"], 0, 0.0, [], {})
+        return story.Outcome([f"stuck: {stuck}"], (), 0.0, [], {})

@@ -91,9 +91,9 @@ class World:
         )
         self._supervisors.append(supervisor)
 
-    def begin(self, story: Story, faults: tuple[Fault, ...]) -> Meddler:
+    def begin(self, story: Story, faults: tuple[Fault, ...], *, together: bool = False) -> Meddler:
         """Arm these faults; whoever waits on this device sees to those that need a hand."""
-        self.control.begin(self.plan(story, *faults))
+        self.control.begin(self.plan(story, *faults, together=together))
         self.meddler = Meddler(self.control, self.where, faults, self.start_supervisor)
         return self.meddler
 
@@ -126,8 +126,8 @@ class World:
         self.server.fetched.clear()
         return Story(self.stories, self._authority, self.server, self.root)
 
-    def plan(self, story: Story, *faults: Fault) -> Plan:
-        return Plan(self.root, story.labels, NOT_COUNTED, faults)
+    def plan(self, story: Story, *faults: Fault, together: bool = False) -> Plan:
+        return Plan(self.root, story.labels, NOT_COUNTED, faults, together)
 
     # ---- looking at it
 
