@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 from netlab import Namespace, needs_netlab
 from servers import needs
 
+from pillar.locations import Locations
 from pillar.netplan import firewall, nft
 from pillar.netplan.acl import host_names, nft_rules
 from pillar.netplan.difference import DeleteLink, SetMaster, difference
-from pillar.netplan.dnsmasq import files, write
+from pillar.netplan.dnsmasq import Dnsmasqs, files, write
 from pillar.netplan.rules import judge
 from pillar.netplan.state import Actual, Bridge, Dhcp, Link, NetState, Vif, alias_of, mark_of
 from pillar.types.enums import ACEDirection
@@ -252,3 +254,37 @@ def test_files_of_guests_that_went_go_and_those_of_other_bridges_stay(tmp_path: 
     write(tmp_path, {"hosts.bn2/three": "3"}, "bn2")
     write(tmp_path, {"hosts.bn1/one": "1"}, "bn1")
     assert {path.name for path in tmp_path.glob("hosts.*/*")} == {"one", "three"}
+
+
+def test_files_of_a_bridge_that_a_kill_left_half_removed_are_found_again(tmp_path: Path) -> None:
+    keeper = Dnsmasqs(Locations(tmp_path), tidy=False)
+    whole = {"dnsmasq.bn1.conf": "", "dnsmasq.bn1.leases": "", "dhcp-opts.bn1": "", "hosts.bn1/one": "1"}
+    for kill_at in itertools.count():
+        keeper.directory.mkdir(parents=True, exist_ok=True)
+        write(keeper.directory, whole, "bn1")
+        ended = _removed(keeper, kill_at)
+        left = sorted(path.name for path in keeper.directory.iterdir())
+        if ended:
+            assert left == []
+            break
+        assert keeper.bridges() == {"bn1"}, f"nobody would remove {left}"
+    assert kill_at > 3
+
+
+def _removed(keeper: Dnsmasqs, kill_at: int) -> bool:
+    """Remove bn1 in a process that ends before it removes its nth file; whether it got to the end."""
+    pid = os.fork()
+    if pid == 0:
+        removals = itertools.count()
+
+        def die(event: str, arguments: tuple[object, ...]) -> None:
+            if event == "os.remove" and next(removals) == kill_at:
+                os._exit(1)
+
+        sys.addaudithook(die)
+        try:
+            keeper.remove("bn1")
+            os._exit(0)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -287,13 +287,15 @@ class Dnsmasqs:
         self._forget(bridge)
 
     def remove(self, bridge: str) -> None:
-        """End the process and remove its files."""
+        """End the process and remove its files; last the one by which `bridges` knows that there are some."""
         self.stop(bridge)
+        config = self.directory / f"dnsmasq.{bridge}.conf"
         for path in (*self.directory.glob(f"dnsmasq.{bridge}.*"), *self.directory.glob(f"*.{bridge}")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            else:
+            elif path != config:
                 path.unlink(missing_ok=True)
+        config.unlink(missing_ok=True)
 
     def bridges(self) -> set[str]:
         """Bridges for which a process runs or a configuration is left."""
