@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -58,7 +59,11 @@ class AgentProcess:
         """How many it holds; a machine has few for all of its processes."""
         assert self.process is not None
         fds = Path(f"/proc/{self.process.pid}/fd")
-        return sum(os.readlink(fds / fd) == "anon_inode:inotify" for fd in os.listdir(fds))
+        found = 0
+        for fd in os.listdir(fds):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found += os.readlink(fds / fd) == "anon_inode:inotify"
+        return found
 
     @property
     def log_text(self) -> str:

@@ -55,24 +55,30 @@ class Managed:
     # ---- what nim says
 
     def listed(self) -> dict[str, Any]:
-        listed: dict[str, Any] = json.loads(
-            (self.root / "persist/status/nim/DevicePortConfigList/global.json").read_bytes()
-        )
+        """The list; an empty one while there is none."""
+        try:
+            listed: dict[str, Any] = json.loads(
+                (self.root / "persist/status/nim/DevicePortConfigList/global.json").read_bytes()
+            )
+        except FileNotFoundError:
+            return {"PortConfigList": [], "CurrentIndex": -1}
         return listed
 
     def entry(self, key: str) -> dict[str, Any]:
         nothing = {"LastError": "", "LastFailed": "0001-01-01T00:00:00Z"}
-        return next((entry for entry in self.listed()["PortConfigList"] if entry["Key"] == key), nothing)
+        return next((entry for entry in self.listed()["PortConfigList"] or () if entry["Key"] == key), nothing)
 
     def wait_in_force(self, key: str) -> None:
         """Until this config is the chosen one, and known to work."""
 
         def chosen() -> bool:
             listed = self.listed()
+            if listed["CurrentIndex"] < 0:
+                return False
             entry = listed["PortConfigList"][listed["CurrentIndex"]]
             status = self.status.read("global") or {}
             works = entry["LastSucceeded"] > entry["LastFailed"] and not entry["LastError"]
-            return entry["Key"] == key and works and status["Testing"] is False
+            return entry["Key"] == key and works and status.get("Testing") is False
 
         try:
             eventually(chosen, f"config {key} in force", PATIENCE_S)
@@ -90,8 +96,9 @@ class Managed:
         assert not self.entry(key)["LastFailed"].startswith("0001-")
 
     def port(self, name: str) -> dict[str, Any]:
+        """What nim says of the port; one without anything while it says nothing."""
         ports = (self.status.read("global") or {}).get("Ports") or ()
-        return next((one for one in ports if one["IfName"] == name), {})
+        return next((one for one in ports if one["IfName"] == name), {"Error": "", "Pacfile": ""})
 
     def shown(self, name: str) -> list[str]:
         """The port's IPv4 addresses as nim publishes them."""
@@ -102,6 +109,13 @@ class Managed:
         """The port's IPv6 addresses, without those of the link alone."""
         infos = self.port(name).get("AddrInfoList") or ()
         return [info["Addr"] for info in infos if ":" in info["Addr"] and not info["Addr"].startswith("fe80:")]
+
+    def lease(self, name: str) -> str:
+        """What the port's DHCP client wrote down, "" while it has no lease."""
+        try:
+            return (self.root / "run/nim/ports" / name / "lease").read_text()
+        except FileNotFoundError:
+            return ""
 
     # ---- what the kernel says
 
@@ -119,13 +133,19 @@ class Managed:
         return sorted(rule["src"] for rule in found if rule["priority"] == 15000)
 
     def clients(self) -> dict[str, list[int]]:
-        """The DHCP clients by their interface."""
-        found: dict[str, list[int]] = {}
+        """The DHCP clients by their interface; a client's child that is about to execute its script looks like it."""
+        interfaces: dict[int, str] = {}
+        parents: dict[int, int] = {}
         for pid in self.lab.device.pids():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # ended meanwhile
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 if b"-i" in words:
-                    found.setdefault(words[words.index(b"-i") + 1].decode(), []).append(pid)
+                    parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                    interfaces[pid] = words[words.index(b"-i") + 1].decode()
+        found: dict[str, list[int]] = {}
+        for pid, interface in interfaces.items():
+            if parents[pid] not in interfaces:
+                found.setdefault(interface, []).append(pid)
         return found
 
     def wait(self, condition: Any, what: str) -> None:

@@ -30,7 +30,8 @@ PAGE = 8080
 ENTRY = f"""#!/bin/sh
 httpd -p 80 -h /www
 echo "a good one" >/www/index.html
-busybox wget -q -O /www/got http://{CONTROLLER}/last-rule && echo "GOT $(cat /www/got)"
+until busybox timeout 5 busybox wget -q -O /www/got http://{CONTROLLER}/last-rule; do sleep 1; done
+echo "GOT $(cat /www/got)"
 exec sleep 100000
 """
 PANICS = "#!/bin/sh\necho c >/proc/sysrq-trigger\n"
@@ -129,9 +130,7 @@ class Faulty:
 @pytest.fixture(scope="module")
 def faulty(wired: WiredDevice, guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     faulty = Faulty(wired, guest, tmp_path_factory.mktemp("images"))
-    # The port first: the good app tries once to reach whom it may. Then who is to keep what two cannot have.
-    wired.deploy({**faulty.config, "apps": [], "networkInstances": []})
-    wired.wait_address("eth0")
+    # Who is to keep what two cannot have comes first.
     wired.deploy({**faulty.config, "apps": faulty.running, "networkInstances": [faulty.lan, faulty.tiny]})
     wired.wait_running(*map(app_id, faulty.running), seconds=BOOT_S)
     wired.deploy(faulty.config)
@@ -162,7 +161,7 @@ def test_each_mistake_is_the_error_of_its_app_and_the_others_run(faulty: Faulty)
 
     wired.wait_no_difference()
     assert wired.domain(good).DomainId == first
-    assert "a good one" in wired.page(PAGE)
+    wired.wait_page(PAGE, "a good one")
     assert wired.restarts() == {}
 
 

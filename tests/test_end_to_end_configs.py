@@ -106,6 +106,7 @@ def test_with_the_strict_policy_an_unsigned_app_waits_until_it_is_allowed(device
     device.deploy(config)
     device.wait_error(app, "SignaturePolicy is strict")
     assert device.domain(app).Activated  # said of an app that runs, but it goes on
+    device.wait(lambda: device.starts(app), "its first line")
     assert device.starts(app) == 1
 
 

@@ -24,6 +24,7 @@ from pillar.cmd.identitymanager import identity, store
 from pillar.cmd.identitymanager.decide import Decision, Facts, Made, pending, step
 from pillar.cmd.identitymanager.make import make
 from pillar.locations import Locations
+from pillar.pidfile import holder
 from pillar.pubsub import decode, encode
 from pillar.types.common import UUIDandVersion
 from pillar.types.eid import EIDConfig, EIDStatus
@@ -375,7 +376,7 @@ def test_an_eid_that_anybody_saw_is_never_replaced_by_another(device: Device, ca
         return found.EID if found is not None and not found.PendingAdd else ""
 
     try:
-        wait_for(lambda: traced.poll() is not None or seen(), "it is killed, or does not make the call so often")
+        wait_for(lambda: traced.poll() is not None or seen(), "it is killed, or does not make the call so often", 60)
         before = seen()
     finally:
         _end(device, traced)
@@ -392,3 +393,5 @@ def _end(device: Device, traced: "subprocess.Popen[bytes]") -> None:
         subprocess.run(["kill", "-9", pid], check=False)
     traced.kill()
     traced.wait()
+    pid_file = device.where.pid("identitymanager")
+    wait_for(lambda: holder(pid_file) is None, "the kernel has taken it down: the next one would be refused")

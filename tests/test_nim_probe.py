@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import Authority, Fault, FaultServer
+from servers import Authority, Fault, FaultServer, FreePort
 
 from pillar.cmd.nim.probe import PING, Answer, ask, ask_over, controller
 from pillar.cmd.nim.request import Target, Way
@@ -87,12 +87,12 @@ def test_a_good_answer_is_200_and_every_other_one_is_told(plain: FaultServer) ->
 
 
 def test_a_refused_connection_is_no_fault_of_the_port_unless_it_is_a_proxys(plain: FaultServer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    answer = ask(Target(f"http://127.0.0.1:{port}/"), HERE, PATIENCE_S)
-    assert answer.remote and "refused" in answer.text
-    answer = ask(Target(plain.url(PING)), Way("lo", "127.0.0.1", proxy=f"http://127.0.0.1:{port}"), PATIENCE_S)
-    assert not answer.remote and "refused" in answer.text
+    with contextlib.closing(FreePort()) as free:
+        url = f"http://127.0.0.1:{free.number}"
+        answer = ask(Target(f"{url}/"), HERE, PATIENCE_S)
+        assert answer.remote and "refused" in answer.text
+        answer = ask(Target(plain.url(PING)), Way("lo", "127.0.0.1", proxy=url), PATIENCE_S)
+        assert not answer.remote and "refused" in answer.text
 
 
 def test_an_expired_certificate_is_the_controllers_and_a_strangers_is_nobodys(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_a_proxy_is_asked_for_the_whole_url_and_by_https_for_a_tunnel(plain: Fau
 def test_a_pac_file_says_which_proxies_to_try(plain: FaultServer) -> None:
     url = "http://203.0.113.99/ping"
     plain.put(url, b"")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        dead = free.getsockname()[1]
-    script = f'function FindProxyForURL(url, host) {{ return "PROXY 127.0.0.1:{dead}; PROXY 127.0.0.1:{plain.port}"; }}'
-    way = Way("lo", "127.0.0.1", pac=base64.b64encode(script.encode()).decode())
-    assert ask(Target(url), way, PATIENCE_S).works
+    with contextlib.closing(FreePort()) as dead:
+        proxies = f"PROXY 127.0.0.1:{dead.number}; PROXY 127.0.0.1:{plain.port}"
+        script = f'function FindProxyForURL(url, host) {{ return "{proxies}"; }}'
+        way = Way("lo", "127.0.0.1", pac=base64.b64encode(script.encode()).decode())
+        assert ask(Target(url), way, PATIENCE_S).works
     broken = ask(Target(url), Way("lo", "127.0.0.1", pac="!"), PATIENCE_S)
     assert not broken.works and "PAC file" in broken.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
@@ -74,7 +75,11 @@ class Device:
         self.app_configs.write(uuid(number), **record | fields)
 
     def stored_numbers(self) -> dict[str, dict[str, Any]]:
-        return {path.stem: json.loads(path.read_bytes()) for path in self.numbers.glob("*.json")}
+        found = {}
+        for path in self.numbers.glob("*.json"):
+            with contextlib.suppress(FileNotFoundError):  # given back meanwhile
+                found[path.stem] = json.loads(path.read_bytes())
+        return found
 
     def files(self) -> dict[str, tuple[int, bytes]]:
         """Every record zedrouter published: when it was written, and what."""

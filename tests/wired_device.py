@@ -151,7 +151,8 @@ class WiredDevice(Device):
         """kill -9 for all of them; who they were."""
         killed = self.dnsmasqs()
         for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # one that had forked for a connection, and that has ended
+                os.kill(pid, signal.SIGKILL)
         return killed
 
 
