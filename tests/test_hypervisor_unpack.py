@@ -228,7 +228,7 @@ def test_a_full_disk_is_told_and_no_descriptor_stays_open(tree: Tree) -> None:
         with pytest.raises(OSError, match="No space left") as full:
             tree.apply(file("deep/in/here", b"x" * 200_000))
         assert "here" in str(full.value.filename)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests forgot may be collected here
     finally:
         subprocess.run(["umount", tree.root], check=True)
 

@@ -6,12 +6,14 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from pillar.locations import Locations
 
 ENDS_WITHIN_S = 60.0  # a process that was killed
+EXECUTES_WITHIN_S = 1.0  # a program, from its first look at the file to its first instruction
 
 
 def pid_of(where: Locations, agent: str) -> int:
@@ -60,8 +62,27 @@ def started_on(root: Path) -> list[int]:
         if not directory.name.isdigit() or int(directory.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            environment = (directory / "environ").read_bytes()
-            if name in words or b"PILLAR_ECO_LOCK=" + name + b"/" in environment:
+            command, environment = _started_as(directory)
+            if name in command.split(b"\0") or b"PILLAR_ECO_LOCK=" + name + b"/" in environment:
                 found.append(int(directory.name))
     return found
+
+
+def _started_as(directory: Path) -> tuple[bytes, bytes]:
+    """The command and the environment of a process. Raises OSError.
+
+    While it executes a program both are empty for a moment, as a zombie's and the kernel's own are, which have none.
+    """
+    deadline = time.monotonic() + EXECUTES_WITHIN_S
+    while True:
+        told = (directory / "cmdline").read_bytes(), (directory / "environ").read_bytes()
+        if any(told) or not _has_program(directory) or time.monotonic() > deadline:
+            return told
+
+
+def _has_program(directory: Path) -> bool:
+    try:
+        os.readlink(directory / "exe")
+    except FileNotFoundError:
+        return False
+    return True
