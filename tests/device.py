@@ -243,14 +243,13 @@ class Device:
         self.wait(counted, "the space to be counted")
         return self.snapshot()
 
-    def wait_like(self, before: dict[str, Any], what: str) -> None:
-        """Until every record is again as in this snapshot."""
+    def wait_like(self, before: dict[str, Any], what: str, but: tuple[str, ...] = ()) -> None:
+        """Until every record is again as in this snapshot, those with one of the words `but` in their path aside."""
 
         def differences() -> dict[str, Any]:
             now = self.snapshot()
-            return {
-                path: (before.get(path), now.get(path)) for path in before | now if before.get(path) != now.get(path)
-            }
+            paths = [path for path in before | now if not any(word in path for word in but)]
+            return {path: (before.get(path), now.get(path)) for path in paths if before.get(path) != now.get(path)}
 
         try:
             self.wait(lambda: not differences(), f"all records to be as {what}")
