@@ -108,7 +108,9 @@ COVERED_BY: Final = (
     ("cmd/verifier/*", ("test_leftovers", "test_second_looks", "test_verifier_agent", "test_durability",
                         "test_agents_after_errors", "test_verifier_*", "test_transports_oci")),
     ("cmd/zedagent/*", ("test_leftovers", "test_zedagent_agent", "test_durability")),
-    ("cmd/zedrouter/*", ("test_zedrouter_agent", "test_zedrouter_decide", "test_zedrouter_kernel")),
+    ("cmd/zedrouter/*", ("test_zedrouter_agent", "test_zedrouter_apps", "test_zedrouter_instances",
+                         "test_zedrouter_numbers", "test_zedrouter_addresses", "test_zedrouter_rules",
+                         "test_zedrouter_kernel")),
     ("cmd/zedmanager/*", ("test_second_looks", "test_zedmanager_agent*", "test_zedmanager_*", "test_end_to_end_kills")),
 )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 All of it is added in one config to a device on which the good apps run. What no app can have wrong in the same way
 twice is tested nearer to where it is found: layers that climb out of a container's tree in test_end_to_end_containers,
-images one by one in test_hypervisor_qemu, network instances and rules in test_zedrouter_decide and
-test_zedrouter_kernel_faults.
+images one by one in test_hypervisor_qemu, network instances and rules in test_zedrouter_instances,
+test_zedrouter_rules and test_zedrouter_kernel_faults.
 """
 
 from __future__ import annotations
