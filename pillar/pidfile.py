@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-# A look by `holder` takes the lock for some microseconds; a start that meets it tries again for so long.
+from pillar.pubsub.lock import take
+
+# A start may lock a file that is removed at this moment, and lets go of it: another one tries again for so long.
 _PATIENCE_S: Final = 0.25
 
 
@@ -65,7 +67,7 @@ class PidFile:
 
     def _taken(self, fd: int) -> bool:
         """Lock this open file and make it ours; False when its last holder removed it before we had the lock."""
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(fd)
         if not _is_at(fd, self.path):
             return False
         text = str(os.getpid()).encode()

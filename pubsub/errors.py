@@ -49,13 +49,13 @@ class PublishFailed(PubSubError):
 class TableHeld(PubSubError):
     """Another live process publishes this table (or uses this durable subscription's ledger).
 
-    `pid` is what the holder wrote into the lock file, None when it could not be read.
+    `pid` is what the holder wrote into the lock file, None when that could not be read or is not its holder's.
     """
 
     def __init__(self, table: str, pid: int | None, use: str = "published") -> None:
         self.table = table
         self.pid = pid
-        holder = f"process {pid}" if pid is not None else "a process that has not written its pid yet"
+        holder = f"process {pid}" if pid is not None else "a process that has not written its pid (yet)"
         rule = "a table has one publisher" if use == "published" else "two processes cannot share it"
         super().__init__(f"{table}: already {use} by {holder}; stop it first, {rule}")
 

@@ -17,6 +17,26 @@ from pillar.pubsub.names import LOCK
 
 _PATIENCE = 20  # looks at a lock whose holder has not written its pid yet: it does so right after taking it
 _PAUSE_SECONDS = 0.001
+_LOOK_SECONDS = 10.0  # whoever only looks and keeps a lock for so long was stopped with it
+
+
+def take(fd: int) -> None:
+    """Lock an open file for this process alone. Raises BlockingIOError when another process has it so.
+
+    Who wants to know whether a file is locked takes a shared lock for a moment (on a busy machine, a long one): that is
+    no holder, and is waited for.
+    """
+    give_up = time.monotonic() + _LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused unless all of them only look
+        fcntl.flock(fd, fcntl.LOCK_UN)  # another one who takes it must not wait for us
+        time.sleep(_PAUSE_SECONDS)
 
 
 def acquire(directory: int, name: str, use: str = "published") -> int:
@@ -30,7 +50,7 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
     while True:
         fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(fd)
         except BlockingIOError:
             pid = read_pid(fd)
             sure = pid is not None and _holds(pid, os.fstat(fd))
@@ -39,7 +59,7 @@ def acquire(directory: int, name: str, use: str = "published") -> int:
                 patience -= 1
                 time.sleep(_PAUSE_SECONDS)
                 continue
-            raise TableHeld(name, pid, use) from None
+            raise TableHeld(name, pid if sure else None, use) from None
         except BaseException:
             os.close(fd)
             raise

@@ -1,6 +1,7 @@
 """The `process` backend with real programs, real signals and real kills of whoever started them."""
 
 import base64
+import fcntl
 import json
 import os
 import platform
@@ -9,11 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from support import kernel_tells_of_reaped
@@ -304,30 +303,32 @@ def test_what_a_program_leaves_behind_is_found_and_ended(machine: Machine) -> No
     assert not lives(left)
 
 
-def test_looking_whether_it_runs_leaves_the_lock_free_even_when_a_child_is_born_in_that_moment(tmp_path: Path) -> None:
+def test_looking_whether_it_runs_leaves_the_lock_free_even_when_a_child_is_born_in_that_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fork copies the descriptor that the look has open, and until it executes something a child keeps the copy."""
     lock = tmp_path / "lock"
     lock.touch()
     released, release = os.pipe()
     children = []
+    flock = fcntl.flock
 
-    class ForksWhenTaken:
-        def __enter__(self) -> None:
-            if not children:
-                child = os.fork()
-                if child == 0:
-                    os.close(release)
-                    os.read(released, 1)  # until the test is over
-                    os._exit(0)
-                children.append(child)
+    def forks_when_taken(fd: int, how: int) -> None:
+        flock(fd, how)
+        if not children:
+            child = os.fork()
+            if child == 0:
+                os.close(release)
+                os.read(released, 1)  # until the test is over
+                os._exit(0)
+            children.append(child)
 
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    guard = cast(threading.Lock, ForksWhenTaken())
+    monkeypatch.setattr(fcntl, "flock", forks_when_taken)
     try:
-        assert not is_held(lock, guard)
-        assert not is_held(lock, guard)
+        assert not is_held(lock)
+        with lock.open("r+") as start:
+            flock(start, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert is_held(lock)
     finally:
         os.close(release)
         os.waitpid(children[0], 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import msgspec
 import pytest
 from support import running, wait_for
 
-from pillar.pubsub import PubSub
+from pillar.pubsub import PubSub, TableHeld, lock
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -289,3 +291,72 @@ def test_a_publisher_whose_lock_or_staging_is_removed_takes_them_back(root: Path
                 wait_for(lambda: pubsub.wait(0) or (table(root) / ".lock").exists(), "the lock to be back")
             assert publication.publish("k", Greeting(seq=publication.get("k").seq + 1))  # type: ignore[union-attr]
             assert (table(root) / ".lock").read_text() == str(os.getpid())
+
+
+def test_who_only_looks_whether_a_table_is_held_refuses_no_publisher(root: Path) -> None:
+    table(root).mkdir(parents=True)
+    file = table(root) / ".lock"
+    taken: list[str] = []
+    refused: list[str] = []
+
+    def start() -> None:
+        with file.open("r+") as mine:
+            try:
+                lock.take(mine.fileno())
+            except BlockingIOError:
+                refused.append("by the other one")
+            else:
+                taken.append("by one")
+                all_tried.wait(timeout=20)
+
+    all_tried = threading.Event()
+    with file.open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        starts = [threading.Thread(target=start) for _ in range(2)]
+        for each in starts:
+            each.start()
+        # Both wait for the look to end, and neither of them for the other one.
+        wait_for(lambda: _waiters(root) == 2, "both to try")
+        assert (taken, refused) == ([], [])
+        fcntl.flock(look, fcntl.LOCK_UN)
+        wait_for(lambda: taken and refused, "one to have the lock")
+    all_tried.set()
+    for each in starts:
+        each.join()
+
+
+def _waiters(root: Path) -> int:
+    """Descriptors of this process that have the lock file open, the looker's apart."""
+    opened = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return opened.count(str(table(root) / ".lock")) - 1
+
+
+def test_who_holds_a_table_refuses_another_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: pytest.fail("it waits for a holder"))
+    file = root / "lock"
+    with file.open("w") as holder, file.open("r+") as other:
+        lock.take(holder.fileno())
+        with pytest.raises(BlockingIOError):
+            lock.take(other.fileno())
+
+
+def test_a_look_that_never_ends_is_not_waited_for_for_ever(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.0)
+    file = root / "lock"
+    with file.open("w") as looks, file.open("r+") as other:
+        fcntl.flock(looks, fcntl.LOCK_SH)
+        with pytest.raises(BlockingIOError):
+            lock.take(other.fileno())
+
+
+def test_the_pid_of_a_holder_before_is_not_told_for_the_one_that_has_the_lock(root: Path) -> None:
+    table(root).mkdir(parents=True)
+    file = table(root) / ".lock"
+    with running("true") as before:
+        before.wait(timeout=20)
+    file.write_text(str(before.pid))  # the new holder has not come to write its own
+    with file.open("r+") as holder, PubSub(root, "hello") as pubsub:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(TableHeld) as error:
+            pubsub.publication(Greeting)
+        assert error.value.pid is None

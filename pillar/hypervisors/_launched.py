@@ -19,7 +19,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pillar.hypervisors import CannotRun, DomainInfo, HypervisorError, Phase, _m
 from pillar.hypervisors._exits import Exits, exit_text
 from pillar.hypervisors._launch import __file__ as LAUNCHER
 from pillar.hypervisors._proc import Identity
+from pillar.pubsub.lock import take
 
 UNKNOWN_EXIT = "how it ended is not known: no domainmgr that could be told was there"
 # What exec says about the file and not about the moment: another try gives the same answer.
@@ -55,7 +55,6 @@ class LaunchedDomains:
     def __init__(self, data: Path) -> None:
         self.data = data
         self._exits = Exits()
-        self._guard = threading.Lock()  # of the locks: looking whether one is held takes it for a moment
 
     def lock(self, uuid: str) -> Path:
         return self.data / f"{uuid}.lock"
@@ -73,8 +72,7 @@ class LaunchedDomains:
         try:
             if holder is not None and _proc.alive(holder):
                 raise HypervisorError(f"it runs already as pid {holder.pid}")
-            with self._guard:  # `status` tries the lock too
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(lock_fd)
             os.ftruncate(lock_fd, 0)
         except BlockingIOError:
             os.close(lock_fd)
@@ -120,7 +118,7 @@ class LaunchedDomains:
 
     def status(self, uuid: str) -> DomainInfo:
         """`exit` is what the kernel told: known for domains that this process started, or has seen alive (_exits)."""
-        held = is_held(self.lock(uuid), self._guard)
+        held = is_held(self.lock(uuid))
         holder = self.main_process(uuid)
         alive = holder is not None and _proc.alive(holder)
         ended = self._exits.told(uuid)  # after that look: what ends between the two has a status to read
@@ -172,16 +170,15 @@ class LaunchedDomains:
             return None
 
 
-def is_held(lock: Path, guard: threading.Lock) -> bool:
-    """Whether somebody holds the lock. Taken for a moment to find out, under the `guard` of those who claim it here."""
+def is_held(lock: Path) -> bool:
+    """Whether somebody holds the lock. Shared for a moment to find out, for which whoever takes it waits."""
     try:
         lock_fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        with guard:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(lock_fd, fcntl.LOCK_UN)
+        fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(lock_fd, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
     else:

@@ -23,7 +23,6 @@ The network namespace has no name and no file: it goes when the container does, 
 outer ends and the DHCP clients with it. So do the mounts of further drives, made in the parent's mount namespace.
 """
 
-import fcntl
 import json
 import os
 import select
@@ -59,6 +58,7 @@ from pillar.hypervisors._launched import is_held, open_for_appending
 from pillar.hypervisors._proc import Identity
 from pillar.hypervisors._shim import __file__ as SHIM
 from pillar.locations import Locations
+from pillar.pubsub.lock import take
 
 INSTALL = Missing("runc is not installed: apt-get install runc")
 UNKNOWN_EXIT = "how it ended is not known: the process that watched it was ended too"
@@ -91,7 +91,7 @@ class RuncHypervisor:
         self._prefix = _cgroup.prefix(where.root)
         self._children: dict[str, subprocess.Popen[bytes]] = {}  # parents that we started: ours to reap
         self._exits = Exits()  # of containers whose parent is gone
-        self._guard = threading.Lock()  # of the one above and of trying locks: workers and the main loop both look
+        self._guard = threading.Lock()  # of the children: workers and the main loop both look
 
     def refuses(self, domain: DomainSpec) -> str:
         if not domain.disks:
@@ -150,7 +150,7 @@ class RuncHypervisor:
         self._reap(uuid)
         holder = self._holder(uuid)
         if holder is None:
-            return DomainInfo(Phase.STARTING if is_held(self._lock(uuid), self._guard) else Phase.GONE)
+            return DomainInfo(Phase.STARTING if is_held(self._lock(uuid)) else Phase.GONE)
         if holder.shim.boot != boot_id():
             return DomainInfo(Phase.GONE, exit="the machine was restarted", rebooted=True)
         watched = _proc.alive(holder.shim)  # asked first: what it writes down it has written before it ends
@@ -163,7 +163,7 @@ class RuncHypervisor:
             return DomainInfo(Phase.STARTING)
         if holder.init is not None and _proc.alive(holder.init):
             self._exits.lives(uuid, holder.init)  # nobody is left to write it down
-            if holder.phase == "started" or not is_held(self._lock(uuid), self._guard):
+            if holder.phase == "started" or not is_held(self._lock(uuid)):
                 return DomainInfo(Phase.RUNNING, domain_id=holder.init.pid)
             return DomainInfo(Phase.GONE)  # created, and nobody is left to start it
         return DomainInfo(Phase.GONE, exit=self._exit_without_parent(uuid) if holder.init is not None else "")
@@ -247,8 +247,7 @@ class RuncHypervisor:
         lock = self._lock(uuid)
         lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            with self._guard:  # `status` tries the lock too
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take(lock_fd)
             holder = self._holder(uuid)
             if holder is not None and holder.init is not None and _proc.alive(holder.init):
                 raise HypervisorError(f"it runs already as process {holder.init.pid}")
