@@ -78,7 +78,7 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Device(root) as device:
             deploy(device, server)
             device.settled()
-            status, found = check(root, "--settle", "20")
+            status, found = check(root, "--settle", "60")
             assert status == 0, found
             device.kill(SUPERVISOR)
             device.kill(*AGENT_NAMES)

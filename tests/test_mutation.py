@@ -42,6 +42,7 @@ def test_each_source_has_tests_that_cover_it() -> None:
         assert 0 < len(tests_here) < len(tests), mutant
 
 
+@pytest.mark.timeout(400)  # it copies the tree and runs pytest twice
 @pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="crash points need a compiler")
 def test_a_mutant_is_killed_by_a_test_and_the_copy_is_whole_again(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy")

@@ -193,6 +193,27 @@ def test_a_hanging_agent_is_killed_and_started_again(device):
     assert device.status("two").Restarts == 0
 
 
+def test_a_machine_that_stood_still_does_not_make_its_agents_hang(device):
+    device.limits(stale_s=8.0)
+    supervisor = device.up()
+    one, two = device.until("one", "running"), device.until("two", "running")
+
+    def untouched_for(seconds: float) -> bool:
+        return time.time() - device.where.touch("one").stat().st_mtime > seconds
+
+    for agent in (one, two):
+        stop(agent.Pid)
+    eventually("the supervisor has looked since", lambda: untouched_for(2))
+    stop(supervisor.pid)
+    eventually("the time is over", lambda: untouched_for(9))
+    for pid in (supervisor.pid, one.Pid, two.Pid):
+        os.kill(pid, signal.SIGCONT)
+    os.kill(two.Pid, signal.SIGKILL)
+    again = device.until("two", "running", restarts=1, besides=two.Pid)
+    assert again.LastExit == "killed by SIGKILL"
+    assert (device.status("one").Pid, device.status("one").Restarts) == (one.Pid, 0)
+
+
 def test_the_wait_doubles_up_to_its_limit_and_a_long_life_ends_the_streak():
     limits = Limits(first_wait_s=0.1, longest_wait_s=1.0, stable_s=10, restarts=100)
     history, waits = History(), []

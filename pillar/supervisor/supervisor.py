@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import time
@@ -83,6 +84,7 @@ class Supervisor(Agent):
         self._charges: dict[str, Charge] = {}
         self._ending = False
         self._announced = False
+        self._next_look = math.inf  # monotonic: when the touch files are to be looked at again
         self._boot = boot_id()
         self.loop.on_signal(RETRY, self._try_failed_again)
 
@@ -224,9 +226,12 @@ class Supervisor(Agent):
     # ---- agents that hang
 
     def _watch_touches(self) -> None:
-        # First: a look that fails must not be the last one.
-        self.loop.call_later(min(1.0, self.limits.stale_s / 4), self._watch_touches)
+        every_s = min(1.0, self.limits.stale_s / 4)
+        self.loop.call_later(every_s, self._watch_touches)  # first: a look that fails must not be the last one
+        at = time.monotonic()
+        late_s, self._next_look = max(0.0, at - self._next_look), at + every_s
         for charge in self._charges.values():
+            charge.touch_seen += late_s  # we stood still, and whatever made us stand did the same to the agents
             self._publish(charge)  # writes nothing unless the disk refused it before
             if charge.process is not None and not self._ending:
                 self._judge_touch(charge, charge.process)
