@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -224,7 +226,18 @@ def test_a_password_is_enough_and_a_wrong_one_is_said(image: Path, tmp_path: Pat
         assert "wrong one" not in str(refused.value)
     finally:
         server.close()
+        uid = pwd.getpwnam(user).pw_uid
+        eventually(lambda: not somebody_runs_as(uid), "sshd's sessions to end: until then userdel refuses")
         subprocess.run([userdel, user], check=True, timeout=30, capture_output=True)
+
+
+def somebody_runs_as(uid: int) -> bool:
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            (uids,) = (line.split()[1:] for line in path.read_text().splitlines() if line.startswith("Uid:"))
+            if str(uid) in uids:
+                return True
+    return False
 
 
 # ---- killed
