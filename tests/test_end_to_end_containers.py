@@ -31,6 +31,7 @@ from pillar.hypervisors.runc import RuncHypervisor
 from pillar.types.enums import SwState
 
 pytest_plugins = ("netlab_fixtures",)
+pytestmark = pytest.mark.timeout(400)  # several waits, each for a busy machine
 
 PATIENCE_S = 60.0
 POLITE = b"""#!/bin/sh

@@ -405,6 +405,7 @@ def starter(machine: Machine) -> list[str]:
     return [sys.executable, "-c", STARTER, str(machine.where.root), UUID]
 
 
+@pytest.mark.timeout(400)  # a dozen starts, each of a second on a machine that does nothing else
 def test_killed_at_any_moment_of_a_start_there_is_one_container_or_none(
     machine: Machine, starter: list[str], request: pytest.FixtureRequest
 ) -> None:
@@ -465,6 +466,7 @@ subprocess.Popen = Popen
 """
 
 
+@pytest.mark.timeout(400)  # a dozen starts, each of a second on a machine that does nothing else
 def test_killed_at_any_call_of_a_start_there_is_one_container_or_none(
     machine: Machine, starter: list[str], root: Path, request: pytest.FixtureRequest
 ) -> None:
