@@ -211,10 +211,10 @@ class Device:
         assert status is not None and status.ErrorSource and not status.ErrorTime.startswith("0001-"), status
         return status
 
-    def wait_gone(self, *apps: str) -> None:
+    def wait_gone(self, *apps: str, seconds: float = PATIENCE_S) -> None:
         """Until no table has a record of these apps, the processes they were included."""
         pids = [domain.DomainId for app in apps if (domain := self.domains.get(app)) is not None]
-        self.wait(lambda: not any(self.records(app) for app in apps), "the apps' records to go")
+        self.wait(lambda: not any(self.records(app) for app in apps), "the apps' records to go", seconds)
         for pid in pids:
             assert not processes.lives(pid), f"process {pid} is left"
 

@@ -202,10 +202,12 @@ class NetLab:
     # by https under its name only, with a certificate below `root_certificate`
 
     def serve(self, path: str, content: bytes) -> str:
-        """Make `content` what nginx answers for `path`; returns the URL by the controller's name."""
+        """Make `content` what nginx answers for `path`, all of it at once; returns the URL by the controller's name."""
         place = self.web_root / path.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
+        staged = place.with_name(f".{place.name}.new")
+        staged.write_bytes(content)
+        staged.rename(place)
         return f"http://{CONTROLLER_NAME}/{path.lstrip('/')}"
 
     def requests(self, path: str = "") -> list[str]:
@@ -213,7 +215,8 @@ class NetLab:
 
         nginx writes its log after the answer: whoever has just been answered waits for the line.
         """
-        lines = [line.split() for line in self.access_log.read_text().splitlines()]
+        whole_lines = self.access_log.read_text().rpartition("\n")[0]  # nginx may be writing another one
+        lines = [line.split() for line in whole_lines.splitlines()]
         return [client for client, method, asked, status in lines if not path or asked == path]
 
     # ---- DHCP and DNS

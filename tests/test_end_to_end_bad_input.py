@@ -172,7 +172,7 @@ def test_all_of_it_goes_even_what_takes_no_notice_of_the_power_button(faulty: Fa
     wired.says(deaf, "up")
     assert wired.processes(deaf) == [wired.domain(deaf).DomainId]
     wired.deploy({**faulty.config, "apps": [], "networkInstances": []})
-    wired.wait_gone(*map(app_id, faulty.config["apps"]))
+    wired.wait_gone(*map(app_id, faulty.config["apps"]), seconds=BOOT_S)
     assert wired.processes(deaf) == []
     wired.wait(
         lambda: wired.lab.device.run("ip", "-o", "link").count("\n") == 3,

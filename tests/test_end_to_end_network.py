@@ -93,7 +93,7 @@ def test_a_vm_and_a_container_answer_through_their_port_maps_whatever_dies(wired
     assert set(wired.domains.items()) == set(apps)
 
     wired.deploy({**config, "apps": [], "networkInstances": []})
-    wired.wait_gone(*apps)
+    wired.wait_gone(*apps, seconds=BOOT_S)  # a guest shuts down no faster than it boots
     wired.wait(
         lambda: lab.device.run("ip", "-o", "link").count("\n") == 3, "only the loopback and the uplinks to be left"
     )

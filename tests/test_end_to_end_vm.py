@@ -72,5 +72,5 @@ def test_a_vm_goes_from_config_to_running_survives_domainmgr_and_is_undeployed(
     assert device.app(app).State == SwState.RUNNING
 
     device.deploy({**config, "apps": []})
-    device.wait_gone(app)
+    device.wait_gone(app, seconds=BOOT_S)  # a guest shuts down no faster than it boots
     assert not list((device.where.persist / "qemu").glob("*.lock"))
