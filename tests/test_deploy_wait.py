@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,7 @@ from pillar.types.common import UUIDandVersion
 from pillar.types.enums import SwState
 from pillar.types.zedmanager import AppInstanceStatus
 
-
-@pytest.fixture
-def server() -> Iterator[ImageServer]:
-    server = ImageServer()
-    yield server
-    server.close()
+pytest_plugins = ("device_fixtures",)
 
 
 def pillar(root: Path, *words: object) -> subprocess.CompletedProcess[str]:

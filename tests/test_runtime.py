@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support import stop
+from support import stop, wait_for
 
 from pillar.agents import AGENTS, find
+from pillar.crashtest.processes import lives
 from pillar.globalconfig import DEFAULTS, effective
 from pillar.log import JsonLines, level_name, parse_level
 from pillar.pidfile import AlreadyRunning, PidFile, holder
@@ -130,22 +131,6 @@ def line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-def eventually(what, condition):
-    """Look until it holds; the deadline is for broken code only."""
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, f"never: {what}"
-        os.sched_yield()
-        select.select([], [], [], 0.01)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 # ---- start and end
 
 
@@ -254,8 +239,10 @@ def test_a_bug_at_start_is_one_line_for_people_and_a_traceback_in_the_log(tiny):
 
 def test_a_callback_that_raises_is_logged_and_the_agent_goes_on(tiny):
     process = tiny.start("--fail", "callback")
-    eventually(
-        "the error is logged", lambda: any("ZeroDivisionError" in str(entry.get("error")) for entry in tiny.log())
+    wait_for(
+        lambda: any("ZeroDivisionError" in str(entry.get("error")) for entry in tiny.log()),
+        "the error is logged",
+        DEADLINE_S,
     )
     process.terminate()
     assert process.wait(timeout=DEADLINE_S) == 0
@@ -287,7 +274,7 @@ def test_an_agent_whose_run_directory_was_removed_takes_its_pid_file_again(tiny)
     process = tiny.start()
     (tiny.root / "run").rename(tiny.root / "gone")  # at once: agents put back what they miss
     shutil.rmtree(tiny.root / "gone", ignore_errors=True)
-    eventually("it holds its pid file", lambda: holder(tiny.pid_file) == process.pid)
+    wait_for(lambda: holder(tiny.pid_file) == process.pid, "it holds its pid file", DEADLINE_S)
     assert tiny.popen().wait(timeout=DEADLINE_S) == 3
     process.terminate()
     assert process.wait(timeout=DEADLINE_S) == 0
@@ -358,7 +345,7 @@ def test_daemon_returns_when_the_agent_is_ready_and_the_agent_stays(tiny):
     assert second.returncode == 3
     assert f"pid {pid}" in said
     os.kill(pid, signal.SIGTERM)
-    eventually("the daemon ends", lambda: gone(pid))
+    wait_for(lambda: not lives(pid), "the daemon ends", DEADLINE_S)
 
 
 def test_daemon_returns_the_error_of_an_agent_that_cannot_start(tiny):
@@ -379,7 +366,7 @@ def test_the_touch_file_is_there_when_the_agent_is_and_is_kept_fresh(tiny):
     tiny.start()
     assert time.time() - touch.stat().st_mtime < 60
     os.utime(touch, (1, 1))
-    eventually("it is touched again", lambda: touch.stat().st_mtime > 1)
+    wait_for(lambda: touch.stat().st_mtime > 1, "it is touched again", DEADLINE_S)
 
 
 def test_the_log_is_one_json_object_per_line_with_eves_words(tiny):

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from support import stop
+from support import stop, wait_for
 
 from pillar.agents import AGENTS
 from pillar.command.main import COMMANDS, overview
+from pillar.crashtest.processes import lives
 from pillar.locations import Locations
 from pillar.pidfile import holder
 from pillar.supervisor.policy import History, Limits, after_death
@@ -118,7 +119,7 @@ class Device:
             status = self.status(agent)
             return status.State == state and status.Restarts >= restarts and status.Pid != besides
 
-        eventually(f"{agent} is {state}: {self.status(agent)}", there)
+        wait_for(there, f"{agent} is {state}: {self.status(agent)}", DEADLINE_S)
         return self.status(agent)
 
 
@@ -135,20 +136,6 @@ def device(tmp_path):
         if left is not None:
             left.signal(signal.SIGKILL)
             left.close()
-
-
-def eventually(what, condition):
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, f"never: {what}"
-        select.select([], [], [], 0.01)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 # ---- agents that die
@@ -179,7 +166,7 @@ def test_an_agent_that_keeps_dying_has_failed_with_its_own_reason_and_the_other_
     assert shown.returncode == 1
     supervisor.terminate()
     assert supervisor.wait(timeout=DEADLINE_S) == 0
-    assert gone(two.Pid)
+    assert not lives(two.Pid)
 
 
 def test_a_hanging_agent_is_killed_and_started_again(device):
@@ -189,7 +176,7 @@ def test_a_hanging_agent_is_killed_and_started_again(device):
     os.kill(one.Pid, signal.SIGSTOP)
     again = device.until("one", "running", restarts=1, besides=one.Pid)
     assert "did not touch its file for" in again.LastExit
-    assert gone(one.Pid)
+    assert not lives(one.Pid)
     assert device.status("two").Restarts == 0
 
 
@@ -203,9 +190,9 @@ def test_a_machine_that_stood_still_does_not_make_its_agents_hang(device):
 
     for agent in (one, two):
         stop(agent.Pid)
-    eventually("the supervisor has looked since", lambda: untouched_for(2))
+    wait_for(lambda: untouched_for(2), "the supervisor has looked since", DEADLINE_S)
     stop(supervisor.pid)
-    eventually("the time is over", lambda: untouched_for(9))
+    wait_for(lambda: untouched_for(9), "the time is over", DEADLINE_S)
     for pid in (supervisor.pid, one.Pid, two.Pid):
         os.kill(pid, signal.SIGCONT)
     os.kill(two.Pid, signal.SIGKILL)
@@ -263,7 +250,7 @@ def test_agents_go_on_when_their_supervisor_is_killed_and_the_next_one_adopts_th
     assert states["one"] == ("running", one.Pid)
 
     second = device.up()
-    eventually("both adopted", lambda: device.status("one").Adopted and device.status("two").Adopted)
+    wait_for(lambda: device.status("one").Adopted and device.status("two").Adopted, "both adopted", DEADLINE_S)
     adopted = device.status("one")
     assert (adopted.Pid, adopted.StartTicks, adopted.StartTime) == (one.Pid, one.StartTicks, one.StartTime)
     os.kill(one.Pid, signal.SIGKILL)
@@ -272,7 +259,7 @@ def test_agents_go_on_when_their_supervisor_is_killed_and_the_next_one_adopts_th
     assert again.LastExit.startswith("unknown")  # its parent was somebody else
     second.terminate()
     assert second.wait(timeout=DEADLINE_S) == 0
-    assert gone(two.Pid)  # an adopted one is stopped like any other
+    assert not lives(two.Pid)  # an adopted one is stopped like any other
 
 
 def test_an_agent_that_died_while_no_supervisor_ran_is_started_and_counted(device):
@@ -281,11 +268,11 @@ def test_an_agent_that_died_while_no_supervisor_ran_is_started_and_counted(devic
     first.kill()
     first.wait(timeout=DEADLINE_S)
     os.kill(one.Pid, signal.SIGKILL)
-    eventually("one is gone", lambda: gone(one.Pid))
+    wait_for(lambda: not lives(one.Pid), "one is gone", DEADLINE_S)
     second = device.up()
     again = device.until("one", "running", restarts=1, besides=one.Pid)
     assert again.LastExit.startswith("unknown")
-    eventually("two is adopted", lambda: device.status("two").Adopted)
+    wait_for(lambda: device.status("two").Adopted, "two is adopted", DEADLINE_S)
     assert device.status("two").Pid == two.Pid
     second.terminate()
     assert second.wait(timeout=DEADLINE_S) == 0
@@ -300,15 +287,15 @@ def test_an_agent_that_is_no_longer_asked_for_and_is_dead_is_no_longer_shown(dev
     first.kill()
     first.wait(timeout=DEADLINE_S)
     os.kill(two.Pid, signal.SIGKILL)
-    eventually("two is gone", lambda: gone(two.Pid))
+    wait_for(lambda: not lives(two.Pid), "two is gone", DEADLINE_S)
     device.up("one")
-    eventually("one is adopted", lambda: device.status("one").Adopted)
-    eventually("two is not shown", lambda: list(ledger(device.where)) == ["one"])
+    wait_for(lambda: device.status("one").Adopted, "one is adopted", DEADLINE_S)
+    wait_for(lambda: list(ledger(device.where)) == ["one"], "two is not shown", DEADLINE_S)
 
 
 def test_an_agent_started_by_hand_is_adopted(device):
     by_hand = device.popen("-m", "toy_one")
-    eventually("it runs", lambda: holder(device.where.pid("one")) == by_hand.pid)
+    wait_for(lambda: holder(device.where.pid("one")) == by_hand.pid, "it runs", DEADLINE_S)
     device.up()
     assert device.until("one", "running").Pid == by_hand.pid
     assert device.status("one").Adopted
@@ -383,7 +370,7 @@ def test_down_stops_the_supervisor_and_all_agents(device):
     assert said.returncode == 0
     assert json.loads(said.stdout)["stopped"][0] == {"agent": "pillar", "pid": supervisor.pid, "how": "ended"}
     assert supervisor.wait(timeout=DEADLINE_S) == 0
-    assert all(gone(pid) for pid in pids)
+    assert not any(lives(pid) for pid in pids)
     assert {device.status(name).State for name in ("one", "two")} == {"stopped"}
     assert device.pillar("ps").returncode == 3
     assert device.pillar("down").returncode == 0  # nothing left to do is no error
@@ -398,7 +385,7 @@ def test_down_fails_while_a_supervisor_lives_whose_pid_file_was_removed(device):
     assert said.returncode == 1
     assert f"held by process {supervisor.pid}" in said.stderr
     supervisor.send_signal(signal.SIGCONT)
-    eventually("it has its pid file back", lambda: holder(device.where.pid("pillar")) == supervisor.pid)
+    wait_for(lambda: holder(device.where.pid("pillar")) == supervisor.pid, "it has its pid file back", DEADLINE_S)
     assert device.pillar("down").returncode == 0
     assert supervisor.wait(timeout=DEADLINE_S) == 0
 
@@ -409,12 +396,14 @@ def test_a_removed_run_directory_leads_to_no_second_supervisor(device):
     device.until("two", "running")
     device.where.run.rename(device.where.root / "gone")  # at once: agents put back what they miss
     shutil.rmtree(device.where.root / "gone", ignore_errors=True)
-    eventually("the supervisor has its pid file back", lambda: holder(device.where.pid("pillar")) == supervisor.pid)
-    eventually("so has the agent", lambda: holder(device.where.pid("one")) == one.Pid)
+    wait_for(
+        lambda: holder(device.where.pid("pillar")) == supervisor.pid, "the supervisor has its pid file back", DEADLINE_S
+    )
+    wait_for(lambda: holder(device.where.pid("one")) == one.Pid, "so has the agent", DEADLINE_S)
     assert device.pillar("up").returncode == 3
     assert device.pillar("down").returncode == 0
     assert supervisor.wait(timeout=DEADLINE_S) == 0
-    assert gone(one.Pid)
+    assert not lives(one.Pid)
 
 
 def test_down_without_a_supervisor_stops_the_agents_it_left_and_no_stranger(device):
@@ -427,7 +416,7 @@ def test_down_without_a_supervisor_stops_the_agents_it_left_and_no_stranger(devi
     device.where.pid("pillar").write_text(str(stranger.pid))
     said = json.loads(device.pillar("down", "--json").stdout)
     assert {entry["agent"]: entry["pid"] for entry in said["stopped"]} == dict(zip(("one", "two"), pids, strict=True))
-    assert all(gone(pid) for pid in pids)
+    assert not any(lives(pid) for pid in pids)
     assert stranger.poll() is None
     assert {device.status(name).State for name in ("one", "two")} == {"stopped"}
 
@@ -439,7 +428,7 @@ def test_an_agent_that_ignores_sigterm_is_killed_after_the_grace_period(device):
     pids = [device.until(name, "running").Pid for name in ("one", "two")]
     supervisor.terminate()
     assert supervisor.wait(timeout=DEADLINE_S) == 0
-    assert all(gone(pid) for pid in pids)
+    assert not any(lives(pid) for pid in pids)
     assert "did not end within" in device.status("one").LastExit
     assert device.status("two").LastExit == "status 0"
 
@@ -450,7 +439,7 @@ def test_ctrl_c_in_the_foreground_stops_everything_and_shows_aligned_lines(devic
     supervisor.send_signal(signal.SIGINT)
     out, _ = supervisor.communicate(timeout=DEADLINE_S)
     assert supervisor.returncode == 0
-    assert all(gone(pid) for pid in pids)
+    assert not any(lives(pid) for pid in pids)
     lines = [text.split() for text in out.splitlines()]
     assert ["one", "starting"] in [fields[1:3] for fields in lines]
     assert ["two", "stopped"] in [fields[1:3] for fields in lines]
@@ -498,7 +487,7 @@ def test_an_agent_that_cannot_even_be_started_is_tried_with_growing_waits(device
         lines = [json.loads(text) for text in device.where.log("pillar").read_text().splitlines()]
         return [line["msg"] for line in lines if line["msg"].startswith("one died")]
 
-    eventually("the last one is in the log", lambda: len(deaths()) == 3)
+    wait_for(lambda: len(deaths()) == 3, "the last one is in the log", DEADLINE_S)
     assert [said.rpartition("; ")[2] for said in deaths()] == [
         "started again in 0.0 s",  # 20 ms, 40 ms, 80 ms
         "started again in 0.0 s",
@@ -554,7 +543,11 @@ def test_an_agent_runs_alone_by_each_of_its_names(device):
     ):
         child = subprocess.Popen([*command, "--root", "root"], cwd=device.home, env=device.environment)
         try:
-            eventually(f"{command} runs", lambda child=child: holder(device.where.pid("identitymanager")) == child.pid)
+            wait_for(
+                lambda child=child: holder(device.where.pid("identitymanager")) == child.pid,
+                f"{command} runs",
+                DEADLINE_S,
+            )
         finally:
             child.terminate()
             assert child.wait(timeout=DEADLINE_S) in (0, -signal.SIGTERM)  # perhaps before it listened
@@ -577,7 +570,7 @@ def test_however_often_and_early_supervisors_are_killed_each_agent_runs_once(dev
     # Killed while it spawns: an agent may then run that is in no ledger and has no pid file yet.
     for number in range(6):
         supervisor = device.up()
-        eventually("it began", lambda: holder(device.where.pid("pillar")) is not None)
+        wait_for(lambda: holder(device.where.pid("pillar")) is not None, "it began", DEADLINE_S)
         select.select([], [], [], 0.015 * number)  # a moment, not a wait: every round hits another step
         supervisor.kill()
         supervisor.wait(timeout=DEADLINE_S)
@@ -590,10 +583,10 @@ def test_however_often_and_early_supervisors_are_killed_each_agent_runs_once(dev
     def agents():
         return sorted(command_of(pid) for pid in children_of(device.home))
 
-    eventually("the last one has them", lambda: holder(device.where.pid("pillar")) == last.pid)
-    eventually("each runs once", lambda: agents() == ["toy_one", "toy_two"])
+    wait_for(lambda: holder(device.where.pid("pillar")) == last.pid, "the last one has them", DEADLINE_S)
+    wait_for(lambda: agents() == ["toy_one", "toy_two"], "each runs once", DEADLINE_S)
     for name in ("one", "two"):
-        eventually(f"{name} runs", lambda name=name: holder(device.where.pid(name)) is not None)
+        wait_for(lambda name=name: holder(device.where.pid(name)) is not None, f"{name} runs", DEADLINE_S)
     assert device.pillar("down").returncode == 0
     assert agents() == []
 
