@@ -316,6 +316,27 @@ def test_a_certificate_that_came_for_another_app_serves_all_that_wait_for_it(dev
     device.until(lambda t: t["verify_config"], "the image goes to the verifier")
 
 
+def test_certificates_that_cannot_be_looked_at_are_not_taken_for_missing(device):
+    certificates = device.root / "persist" / "certs"
+    certificates.mkdir(parents=True)
+    (certificates / "signer.pem").write_text("a certificate")
+    signed = app_config(StorageConfigList=(disk_image(SignatureKey="https://host/signer.pem"),))
+    device.dead = {"verifier"}
+    device.config(signed)
+    device.zedmanager.start()
+    device.until(lambda t: t["verify_config"], "the image goes to the verifier")
+    certificates.rename(certificates.with_name("away"))
+    certificates.write_text("in the way")
+    device.config(replace(signed, RestartCmd=counter(1)))
+    log = device.root / "persist" / "log" / "zedmanager.log"
+    device.until(lambda t: f"{A}: step failed" in log.read_text(), "it says that it cannot look")
+    assert device.look()["verify_config"], "the image is not taken away from the verifier"
+    certificates.unlink()
+    certificates.with_name("away").rename(certificates)
+    device.dead = set()
+    device.until(lambda t: "bad signature" in t["status"][A].Error, "the verifier has judged it")
+
+
 def test_an_app_too_large_waits_until_another_one_goes(device):
     space = os.statvfs(device.root)
     device.config(app_config())

@@ -1,8 +1,9 @@
-"""What the disk says: verified images, certificates, room. Read only; nothing here raises for what it finds."""
+"""What the disk says: verified images, certificates, room. Read only."""
 
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,10 @@ class Disk:
         self._persist = where.persist
 
     def verified(self, sha256: str) -> VerifiedImage:
-        """The one file in the verified directory of this content, or what is wrong there."""
+        """The one file in the verified directory of this content, or what is wrong there.
+
+        Raises OSError when it cannot be looked at: what is there is not known then.
+        """
         directory = self._verified / sha256
         try:
             names = os.listdir(directory)
@@ -32,16 +36,20 @@ class Disk:
                 return VerifiedImage(error=f"{directory} has {len(names)} files, expected one")
             path = directory / names[0]
             return VerifiedImage(path=str(path), size_bytes=_disk_size(path))
-        except OSError as err:
+        except FileNotFoundError as err:
             return VerifiedImage(error=f"{err.filename or directory}: {err.strerror}")
 
     def certificates(self) -> frozenset[str]:
-        """Names of the certificate files that are installed. An empty file is one that is still to come."""
+        """Names of the certificate files that are installed. An empty file is one that is still to come.
+
+        Raises OSError when the directory cannot be read: then they are not known to be missing, and what was handed to
+        the verifier stays with it.
+        """
         try:
-            with os.scandir(self._certs) as entries:
-                return frozenset(entry.name for entry in entries if entry.is_file() and entry.stat().st_size > 0)
-        except OSError:
-            return frozenset()  # not made yet, or unreadable: there are none for the verifier either
+            names = os.listdir(self._certs)
+        except FileNotFoundError:  # not made yet
+            return frozenset()
+        return frozenset(name for name in names if _has_content(self._certs / name))
 
     def total_bytes(self) -> int | None:
         """Size of the file system of /persist; None when it cannot be told."""
@@ -50,6 +58,14 @@ class Disk:
         except OSError:
             return None
         return space.f_blocks * space.f_frsize
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # removed since it was listed, or a link to nowhere
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def _disk_size(path: Path) -> int:

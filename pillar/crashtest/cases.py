@@ -16,7 +16,7 @@ from pillar.crashpoints.plan import ATTRIBUTE, ERRORS, LOCK, NAME, OPEN, SEND, S
 # pillar.pubsub that writes, see core.py.
 SUITES = ("flow", "restart", "boot", "core")
 CUT = "cut"  # power cuts, see cuts.py
-MOST_OF_AN_AGENT = 2  # errors in a common run
+MOST_OF_AN_AGENT = 2  # errors that come once, in a common run
 MOST_LASTING = 6  # each holds up its agent for a while
 OPEN_RUNS = 200  # that more cases are looked for
 
@@ -95,9 +95,8 @@ def errors(points: Iterable[Point], seed: int) -> list[Case]:
 def in_common_runs(cases: Iterable[Case], most: int) -> list[list[Case]]:
     """Cases of one error each, shared out to runs in which up to `most` of them are armed; nearly in their order.
 
-    A run has errors that come once, or errors that last; at most two of an agent, in different directories, so that one
-    hardly shifts the count of the other's calls; and of those that last one of each errno, as a log line has to tell of
-    it.
+    A run has errors that come once, at most two of an agent, in different directories, so that one hardly shifts the
+    count of the other's calls; or errors that last, one of an agent and of each errno: a log line has to tell of it.
     """
     found: list[list[Case]] = []
     open_runs: deque[list[Case]] = deque(maxlen=OPEN_RUNS)
@@ -120,7 +119,8 @@ def _goes_with(case: Case, run: Sequence[Case]) -> bool:
     if action.name == "errors" and any(other.action == action for other in others):
         return False
     same = [other.point for other in others if other.point.agent == point.agent]
-    return len(same) < MOST_OF_AN_AGENT and all(_directory(other) != _directory(point) for other in same)
+    most = MOST_OF_AN_AGENT if action.name == "error" else 1
+    return len(same) < most and all(_directory(other) != _directory(point) for other in same)
 
 
 def _directory(point: Point) -> str:
