@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from support import kernel_tells_of_reaped
 from support import wait_for as until
 
 from pillar.crashtest.processes import lives
-from pillar.hypervisors import CannotRun, DomainSpec, HypervisorError, Hypervisors, Phase
+from pillar.hypervisors import CannotRun, DomainInfo, DomainSpec, HypervisorError, Hypervisors, Phase
 from pillar.hypervisors._launched import UNKNOWN_EXIT, is_held
 from pillar.hypervisors.process import ProcessHypervisor
 from pillar.locations import Locations
@@ -152,6 +153,16 @@ def test_a_broken_program_says_why_it_does_not_start_and_leaves_nothing(machine:
         machine.run(machine.domain(broken))
     assert machine.phase() is Phase.GONE
     assert machine.lock.read_text() == ""
+
+
+def test_a_program_that_is_open_for_writing_for_a_moment_longer_is_waited_for(machine: Machine) -> None:
+    spec = machine.domain(Path("/bin/sleep").read_bytes(), read_only=False, ExtraArgs="600")
+    machine.backend.prepare(spec)
+    with ThreadPoolExecutor() as pool, open(machine.where.root / "image", "ab"):
+        started = pool.submit(machine.backend.start, spec)
+        until(lambda: machine.lock.exists() and machine.lock.read_text(), "the launcher is about to execute it")
+        assert machine.phase() is Phase.STARTING
+    assert machine.backend.status(UUID) == DomainInfo(Phase.RUNNING, domain_id=started.result(timeout=DEADLINE_S))
 
 
 def test_a_program_that_ignores_TERM_is_killed_after_the_grace_period_with_all_its_children(machine: Machine) -> None:

@@ -14,11 +14,31 @@ GROUP_FDS  the open cgroup.procs of its control groups, with commas between. Ent
            file is within its limits.
 """
 
+import errno
 import fcntl
 import json
 import os
 import signal
 import sys
+import time
+
+BUSY_S = 10.0  # a fork takes no millisecond, on a busy machine a few seconds
+
+
+def execute(image: str, arguments: list[str]) -> None:
+    """Become the image. Raises OSError.
+
+    It may be "busy" for a moment although its copy is complete: what another thread of domainmgr forked meanwhile has
+    the descriptor it was written through until it executes its own program.
+    """
+    give_up = time.monotonic() + BUSY_S
+    while True:
+        try:
+            os.execv(image, arguments)
+        except OSError as error:
+            if error.errno != errno.ETXTBSY or time.monotonic() >= give_up:
+                raise
+        time.sleep(0.01)
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +59,7 @@ def main(arguments: list[str]) -> int:
         os.umask(0o022)
         if cpus:
             os.sched_setaffinity(0, {int(number) for number in cpus.split(",")})
-        os.execv(image, [image, *arguments[5:]])
+        execute(image, [image, *arguments[5:]])
     except OSError as error:
         os.ftruncate(lock_fd, 0)  # nothing runs: the next one that finds this file must not look for us
         os.write(report_fd, f"{error.errno} {error.strerror}".encode())
