@@ -23,9 +23,20 @@ from pillar.types.downloader import DownloaderConfig, DownloaderStatus
 from pillar.types.enums import SwState
 from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus, StorageStatus
 
-pytest_plugins = ("device_fixtures",)
-
 SHARED = "shared.img"
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    server = ImageServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def device(root: Path) -> Iterator[Device]:
+    with Device(root) as device:
+        yield device
 
 
 def deploy(device: Device, server: ImageServer) -> tuple[str, str]:

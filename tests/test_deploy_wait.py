@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from pillar.types.common import UUIDandVersion
 from pillar.types.enums import SwState
 from pillar.types.zedmanager import AppInstanceStatus
 
-pytest_plugins = ("device_fixtures",)
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    server = ImageServer()
+    yield server
+    server.close()
 
 
 def pillar(root: Path, *words: object) -> subprocess.CompletedProcess[str]:

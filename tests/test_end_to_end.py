@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,20 @@ from pillar.types.verifier import VerifyImageStatus
 from pillar.types.zedmanager import AppInstanceStatus
 from pillar.types.zedrouter import AppNetworkStatus
 
-pytest_plugins = ("device_fixtures",)
-
 KIB = 1024
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    server = ImageServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def device(root: Path) -> Iterator[Device]:
+    with Device(root) as device:
+        yield device
 
 
 def one(config: dict[str, Any], number: int = 0) -> tuple[dict[str, Any], str]:

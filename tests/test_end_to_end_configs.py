@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,20 @@ from pillar.types.baseos import CertObjStatus
 from pillar.types.enums import SwState
 from pillar.types.nim import DeviceNetworkStatus
 
-pytest_plugins = ("device_fixtures",)
-
 GOLDEN = Path(__file__).parent / "golden" / "controller"
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    server = ImageServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def device(root: Path) -> Iterator[Device]:
+    with Device(root) as device:
+        yield device
 
 
 def sign(signer: Authority, image: Image) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,8 +18,6 @@ from pillar.types.networkinstance import NetworkInstanceStatus
 from pillar.types.verifier import VerifyImageConfig, VerifyImageStatus
 from pillar.types.zedmanager import AppInstanceConfig, AppInstanceStatus
 from pillar.types.zedrouter import AppNetworkConfig, AppNetworkStatus
-
-pytest_plugins = ("device_fixtures",)
 
 MIB = 1024 * 1024
 EVERYBODY = "everybody"
@@ -76,6 +74,19 @@ MATRIX = [
     for victim in VICTIMS
     for name in MOMENTS
 ]
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    server = ImageServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def device(root: Any) -> Iterator[Device]:
+    with Device(root) as device:
+        yield device
 
 
 class Diary:

@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from containers import DEADLINE_S, POLITE, SERVICE, UUID, Machine
+from containers import DEADLINE_S, POLITE, SERVICE, UUID, Machine, needs_runc
 from servers import needs
 from support import kernel_tells_of_reaped, wait_for
 
@@ -32,7 +33,15 @@ from pillar.pubsub import encode
 from pillar.types.adapters import IoBundle
 from pillar.types.domainmgr import DiskStatus
 
-pytest_plugins = ("runc_fixtures",)
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    needs_runc()
+    machine = Machine(tmp_path)
+    yield machine
+    machine.backend.stop(UUID, 0)
+    machine.backend.cleanup(UUID)
+    assert machine.leaves_nothing()
 
 
 def test_a_container_runs_on_its_own_and_stops_when_asked(machine: Machine) -> None:

@@ -6,15 +6,15 @@ import errno
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-from containers import Machine
+import pytest
+from containers import UUID, Machine, needs_runc
 from servers import needs
 
 from pillar.demo import container
 from pillar.hypervisors import _seccomp
-
-pytest_plugins = ("runc_fixtures",)
 
 # Tries each call that this machine's C headers know, with arguments that do nothing, and says the error's number.
 PROBE = """
@@ -52,6 +52,15 @@ LOOKS = """
 for file in /proc/interrupts /proc/timer_list; do wc -c <$file; done
 echo 1 >/proc/sys/kernel/ctrl-alt-del
 """
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    needs_runc()
+    machine = Machine(tmp_path)
+    yield machine
+    machine.backend.stop(UUID, 0)
+    machine.backend.cleanup(UUID)
 
 
 def probe(directory: Path) -> bytes:
