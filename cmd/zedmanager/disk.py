@@ -27,7 +27,8 @@ class Disk:
     def verified(self, sha256: str) -> VerifiedImage:
         """The one file in the verified directory of this content, or what is wrong there.
 
-        Raises OSError when it cannot be looked at: what is there is not known then.
+        A container's content may stand there in another form; nobody asks this for its file. Raises OSError when it
+        cannot be looked at: what is there is not known then.
         """
         directory = self._verified / sha256
         try:
@@ -36,7 +37,7 @@ class Disk:
                 return VerifiedImage(error=f"{directory} has {len(names)} files, expected one")
             path = directory / names[0]
             return VerifiedImage(path=str(path), size_bytes=_disk_size(path))
-        except FileNotFoundError as err:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as err:
             return VerifiedImage(error=f"{err.filename or directory}: {err.strerror}")
 
     def certificates(self) -> frozenset[str]:
