@@ -226,6 +226,16 @@ def test_a_server_that_drips_is_given_up(fault_server: FaultServer, tmp_path: Pa
     assert len(fault_server.requests("/a")) == 1  # asked again at once it would have another minute
 
 
+def test_abort_of_a_read_that_is_over_does_nothing(fault_server: FaultServer):
+    url = fault_server.put("/image", CONTENT)
+    with contextlib.closing(open_transport(Source(ds_type="DsHttp", url=url), Route(), Limits())) as transport:
+        transport.abort()  # nothing was asked yet
+    with contextlib.closing(open_transport(Source(ds_type="DsHttp", url=url), Route(), Limits())) as transport:
+        assert b"".join(transport.read(0, None).chunks) == CONTENT  # its connection is the pool's again
+        transport.abort()
+    transport.abort()
+
+
 def test_abort_from_another_thread_ends_a_read_that_waits(fault_server: FaultServer, tmp_path: Path):
     fault_server.put("/a", CONTENT)
     fault_server.fault("/a", Fault(hold_after=1000))

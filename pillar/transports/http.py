@@ -130,7 +130,8 @@ class HttpTransport(Transport):
         self._aborted = True
         response = self._response
         if response is not None:
-            with contextlib.suppress(OSError, ValueError):  # already closed: then nothing is blocked in it
+            # Already closed, given back (RuntimeError) or closed at this moment (TypeError): nothing is blocked in it.
+            with contextlib.suppress(OSError, ValueError, RuntimeError, TypeError):
                 response.raw.shutdown()
 
     def close(self) -> None:
