@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 
 def everything_below(directory: Path) -> Iterator[Path]:
@@ -16,6 +18,18 @@ def everything_below(directory: Path) -> Iterator[Path]:
     """
     for place, directories, files in os.walk(directory, onerror=_unless_gone):
         yield from (Path(place, name) for name in (*directories, *files))
+
+
+def files_below(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every regular file below it, links followed, and what stat says of it.
+
+    What goes away while it is looked at was not there. Raises OSError for any other reason.
+    """
+    for path in everything_below(directory):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if S_ISREG(status.st_mode):
+                yield path, status
 
 
 def _unless_gone(err: OSError) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from support import files_below, wait_for
+from support import wait_for
 
 from pillar.agents import AGENTS
+from pillar.below import files_below
 from pillar.controller.handed import hand_in
 from pillar.crashtest import processes
 from pillar.demo import device as demo

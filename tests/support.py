@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, TypeVar
 
 import pytest
@@ -65,17 +64,6 @@ def stop(pid: int) -> None:
         return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     wait_for(stands, f"process {pid} to stand still")
-
-
-def files_below(directory: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every regular file and what stat says of it; what goes away while it is looked at was not there."""
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            path = Path(parent, name)
-            with contextlib.suppress(FileNotFoundError):
-                status = path.lstat()
-                if S_ISREG(status.st_mode):
-                    yield path, status
 
 
 def until(condition: Callable[[], object], *loops: PubSub, seconds: float = 60.0) -> None:

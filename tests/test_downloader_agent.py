@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from agentproc import AgentProcess, Table
 from servers import Fault, FaultServer, Nginx, eventually
-from support import files_below
+
+from pillar.below import files_below
 
 pytest_plugins = ("server_fixtures",)
 

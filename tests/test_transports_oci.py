@@ -19,8 +19,8 @@ from containers import needs_runc
 from device import Device
 from remote_servers import CountingProxy, Registry
 from servers import eventually
-from support import files_below
 
+from pillar.below import files_below
 from pillar.demo import device as demo
 from pillar.demo.eco import Image
 from pillar.ociimage import MANIFEST_TYPES, Index, Layout, NotAnImage, as_oci, choose, read_document

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from pillar.below import files_below
 from pillar.cmd.zedagent.source import Checkpoint
 from pillar.controller.config_pb2 import EdgeDevConfig
 from pillar.controller.handed import hand_in
-from tests.support import files_below, running, wait_for
+from tests.support import running, wait_for
 
 GOLDEN = Path(__file__).resolve().parent / "golden/controller"
 DEVICE = "5d0b7c1e-3a64-4f0e-9c58-2f4c7a1be901"

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from agentproc import AgentProcess, Table
 from msgspec.structs import replace
-from support import files_below, wait_for
+from support import wait_for
 from zedmanager_world import SHA1, SHA2, A, B, World, app_config, counter, disk_image, overlay
 
+from pillar.below import files_below
 from pillar.pubsub import PubSub, decode
 from pillar.types.common import UUIDandVersion, VmConfig
 from pillar.types.domainmgr import DomainConfig, DomainStatus

@@ -26,12 +26,13 @@ def figures(recorded: Record, wanted: Sequence[Case], results: Iterable[Result],
     names = set(map(str, wanted))
     done = sum(str(result.case) in names for result in results)  # a common run that failed as a whole is no case
     runs = round(sum(1 / result.armed for result in results))
+    most = max((result.armed for result in results), default=1)
     kinds = Counter(result.kind for result in results)
     suites = Counter(result.case.suite for result in results)
     agents = Counter(result.case.faults[0].point.agent for result in results)
     return {
         "cases": done if done == len(wanted) else f"{done} of {len(wanted)}, a spread sample",
-        **({"runs": f"{runs}, in which up to {most} of them were armed"} if (most := max_armed(results)) > 1 else {}),
+        **({"runs": f"{runs}, in which up to {most} of them were armed"} if most > 1 else {}),
         **{f"  {suite}": count for suite, count in suites.items()},
         **{kind: kinds[kind] for kind in ("ok", "not reached")},
         **{kind: kinds[kind] for kind in ("lost", "duplicated", "stuck", "left over", "died", "other")},
@@ -46,11 +47,6 @@ def figures(recorded: Record, wanted: Sequence[Case], results: Iterable[Result],
         f"Python {platform.python_version()}",
         "version": version(),
     }
-
-
-def max_armed(results: Iterable[Result]) -> int:
-    """Of the runs, the one with the most cases in it."""
-    return max((result.armed for result in results), default=1)
 
 
 def replay(case: Case) -> str:

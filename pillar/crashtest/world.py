@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pillar.agents import AGENTS
-from pillar.below import everything_below
+from pillar.below import files_below
 from pillar.controller.handed import JSON_NAME, hand_in
 from pillar.crashpoints import Control, Fault, Plan
 from pillar.crashtest import processes
@@ -159,8 +158,8 @@ class World:
     def space_problem(self) -> str:
         """What is wrong with the downloader's count of its space; "" when it is right."""
         told = self.observer.space.get("global")
-        files = [path.stat().st_size for path in _files(self.where.persist / "downloads")]
-        used = sum((size + 1023) // 1024 for size in files)
+        files = files_below(self.where.persist / "downloads")
+        used = sum((status.st_size + 1023) // 1024 for _, status in files)
         if told is None:
             return "there is no GlobalDownloadStatus"
         if told.UsedSpace != used or told.ReservedSpace:
@@ -169,7 +168,7 @@ class World:
 
     def note_log_ends(self) -> None:
         """`tracebacks` looks at what is logged from now on."""
-        self._log_ends = {path: path.stat().st_size for path in _files(self.where.persist / "log")}
+        self._log_ends = {path: status.st_size for path, status in files_below(self.where.persist / "log")}
 
     def tracebacks(self) -> list[str]:
         """The last line of each exception that an agent logged or died of."""
@@ -187,7 +186,7 @@ class World:
         return any(text in str(record) for table in tables for record in table.items().values())
 
     def _new_lines(self) -> Iterator[tuple[Path, str]]:
-        for path in _files(self.where.persist / "log"):
+        for path, _ in files_below(self.where.persist / "log"):
             start = self._log_ends.get(path, 0)
             data = path.read_bytes()
             new = data[start if start <= len(data) else 0 :].decode(errors="replace")
@@ -202,10 +201,3 @@ def short_directory() -> tempfile.TemporaryDirectory[str]:
     """For a world: on tmpfs where there is one, with a short path (UNIX socket paths are bounded)."""
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix="pillar-crash-", dir=where, ignore_cleanup_errors=True)
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    for path in everything_below(directory):
-        with contextlib.suppress(FileNotFoundError):
-            if path.is_file():
-                yield path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pillar.agents import AGENTS
-from pillar.below import everything_below
+from pillar.below import files_below
 from pillar.demo import device
 from pillar.demo.device import Onlooker, Seen
 from pillar.demo.images import ImageServer
@@ -254,11 +253,7 @@ end it:
 
     def _downloaded(self) -> int:
         """Bytes of the unfinished download on the disk."""
-        total = 0
-        for path in everything_below(self.where.downloads("appImg.obj", "pending")):
-            with contextlib.suppress(FileNotFoundError):  # complete, and taken by the verifier
-                total += path.stat().st_size if path.is_file() else 0
-        return total
+        return sum(status.st_size for _, status in files_below(self.where.downloads("appImg.obj", "pending")))
 
     def _other_pid(self, agent: str, old: int) -> int:
         try:
